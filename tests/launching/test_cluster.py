@@ -19,7 +19,7 @@ from launching.scaling import Bounds, Patience
 from launching.states import FleetState
 from rstitch.errors import FailedPrecondition
 from rstitch.local.part import StackError
-from tests.support.ray_cluster import NODE, ray_cluster
+from tests.support.ray_cluster import node, ray_cluster
 from tests.support.redis_process import RedisProcess
 from tests.support.scripted_fleet import ids, look_until, scripted_plan, set_load, unit
 
@@ -119,10 +119,10 @@ def test_what_is_lost_with_an_actor_or_a_node_comes_back_elsewhere(
         assert not Path(f"/proc/{orphan}").exists()
         # A node with all on it.
         head = ray.get_runtime_context().get_node_id()
-        lost = next(node for node in cluster.list_all_nodes() if node.node_id != head)
+        lost = next(each for each in cluster.list_all_nodes() if each.node_id != head)
         moving = [each.id for each in state.units if each.node == lost.node_id]
         assert moving
-        cluster.add_node(**NODE)
+        cluster.add_node(**node())
         cluster.remove_node(lost, allow_graceful=False)
         state = look_until(
             keeper,

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
+from rstitch.local.processes import free_port
+
 # Without what no test asks: each of these is one more interpreter that imports Ray.
-NODE: dict[str, Any] = {
+_NODE: dict[str, Any] = {
     "num_cpus": 4,
     "num_gpus": 3,
     "object_store_memory": 80 << 20,
@@ -18,37 +21,56 @@ NODE: dict[str, Any] = {
     "no_monitor": True,
     "include_log_monitor": False,
 }
-_TRIES = 3
+_VARIABLES = {
+    # What Ray keeps for its next start it would write into the home of whoever tests.
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # On a machine that does much else its processes take longer to start than it would wait.
+    "RAY_agent_register_timeout_ms": "120000",
+    "RAY_worker_register_timeout_seconds": "120",
+}
+_PATIENCE_S = 120.0
+
+
+def node() -> dict[str, Any]:
+    """What a node is started with. Its agents' ports are given, as a node waits but 15 s for those that they choose."""
+    ports = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
+    return {**_NODE, **{name: free_port() for name in ports}}
 
 
 @contextmanager
 def ray_cluster(num_nodes: int = 2) -> Iterator[Any]:
     """Starts a cluster, and ends it with all that it started."""
-    with pytest.MonkeyPatch.context() as patch:
-        # What Ray keeps for its next start it would write into the home of whoever tests.
-        patch.setenv("RAY_AUTH_MODE", "disabled")
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        cluster = _started(num_nodes)
-        try:
-            yield cluster
-        finally:
-            cluster.shutdown()
-        for name in [name for name in os.environ if name.startswith("RAY_")]:
-            patch.delenv(name)
-
-
-def _started(num_nodes: int) -> Any:
-    """A node is given up by Ray itself after 30 s, which on a machine that does much else it may take."""
+    from ray._private import services
     from ray.cluster_utils import Cluster
 
-    for _ in range(_TRIES):
+    before = set(os.environ)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in _VARIABLES.items():
+            patch.setenv(name, value)
+        patch.setattr(services, "get_node", _patient(services.get_node))
         cluster = Cluster()
         try:
             for _ in range(num_nodes):
-                cluster.add_node(**NODE)
-        except Exception as error:  # noqa: BLE001 - it raises nothing narrower
+                cluster.add_node(**node())
+            yield cluster
+        finally:
             cluster.shutdown()
-            last = error
-        else:
-            return cluster
-    raise last
+    for name in [name for name in os.environ if name.startswith("RAY_") and name not in before]:
+        del os.environ[name]
+
+
+def _patient(get_node: Callable[..., Any]) -> Callable[..., Any]:
+    """Ray gives up a node that is not there after 30 s, which nothing sets."""
+
+    def get(*args: Any, **kwargs: Any) -> Any:
+        deadline = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                return get_node(*args, **kwargs)
+            except RuntimeError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
+
+    return get
