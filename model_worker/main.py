@@ -49,7 +49,7 @@ from rstitch.service.key_file import KeyFile
 from rstitch.service.logs import setup_logging
 from rstitch.service.metrics import Metrics
 from rstitch.service.refused_calls import RefusedCalls
-from rstitch.service.server import Server
+from rstitch.service.server import REST_S, Server
 from rstitch.service.telemetry import setup_telemetry
 from rstitch.v1 import common_pb2, worker_pb2, worker_pb2_grpc
 from storage.redis_address import RedisAddress
@@ -190,18 +190,15 @@ async def _serve(role: Role, settings: WorkerSettings, ending: Ending) -> None:
     address = f"{settings.listen.rpartition(':')[0]}:{worker.port}"
     _log.info("ready", address=address, model=settings.model, device=settings.device)
     server, *others = worker.servers
-    time, deadline = asyncio.get_running_loop().time, 0.0
     async with asyncio.TaskGroup() as stopping:
 
         async def leave() -> None:
-            nonlocal deadline
             ending.begin(settings.drain_grace_s)
-            deadline = time() + settings.drain_grace_s
             await worker.drain()
 
         async def stop_others() -> None:
             for other in others:
-                stopping.create_task(other.stop(max(0.0, deadline - time())))
+                stopping.create_task(other.stop(REST_S))
 
         serving = stopping.create_task(server.serve_until_signal(settings.drain_grace_s, stop_others, leave))
         beating = worker.announcer.beating if worker.announcer is not None else None

@@ -24,6 +24,8 @@ from rstitch.service.telemetry import Telemetry
 from rstitch.service.tls import ServerTls
 
 _log = structlog.get_logger(__name__)
+# So long the calls have to end that nobody waits for.
+REST_S = 0.25
 # The service of which health says SERVING as long as this process answers at all, whether it takes work or not.
 LIVE = "live"
 
@@ -102,7 +104,8 @@ class Server:
         """Serves until SIGTERM or SIGINT, then drains: NOT_SERVING, `on_drain`, calls in flight get `grace_s` to end.
 
         A second signal cuts them off. `on_drain` runs before the server refuses new calls and should return soon. Until
-        `on_signal` returns, which comes first, everything is served as before; that is part of the grace, too.
+        `on_signal` returns, which comes first, everything is served as before, for the grace at most. It knows which
+        calls are waited for: others, such as streams that carry none at the moment, then have `REST_S`.
         """
         loop = asyncio.get_running_loop()
         drain, stop_now = asyncio.Event(), asyncio.Event()
@@ -115,7 +118,6 @@ class Server:
         try:
             await drain.wait()
             _log.info("draining", grace_s=grace_s)
-            deadline = loop.time() + grace_s
             hurry = asyncio.create_task(stop_now.wait())
             if on_signal is not None:
                 leaving = asyncio.ensure_future(on_signal())
@@ -124,10 +126,11 @@ class Server:
                 await asyncio.wait({leaving})
                 if not leaving.cancelled():
                     leaving.result()
+                grace_s = min(grace_s, REST_S)
             await self._end_serving()
             if on_drain is not None:
                 await on_drain()
-            stopping = asyncio.create_task(self.grpc.stop(max(0.0, deadline - loop.time())))
+            stopping = asyncio.create_task(self.grpc.stop(grace_s))
             await asyncio.wait({stopping, hurry}, return_when=asyncio.FIRST_COMPLETED)
             if not stopping.done():
                 await self.grpc.stop(None)

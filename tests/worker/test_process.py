@@ -82,6 +82,8 @@ async def test_after_sigterm_it_serves_who_is_there_and_leaves_the_fleet(
         call = stub.Decode()
         await call.write(pb.DecodeRequest(session_id="s", tokens=PROMPT, max_tokens=400, stop_tokens=[299]))
         await call.read()
+        many = stub.DecodeMany()  # as a router has it, with no stream on it
+        await stub.GetInfo(pb.GetInfoRequest())
         process.terminate()
         finish = await finish_of(call)
         assert finish.reason in (pb.Finish.REASON_LENGTH, pb.Finish.REASON_STOP)
@@ -98,7 +100,7 @@ async def test_after_sigterm_it_serves_who_is_there_and_leaves_the_fleet(
         await call.write(pb.DecodeRequest(session_id="s", position=finish.held, tokens=[7], max_tokens=2))
         assert (await finish_of(call)).held > finish.held
         await call.done_writing()
-        assert await asyncio.to_thread(process.wait, 30) == 0
+        assert await asyncio.to_thread(process.wait, 30) == 0, "an empty call of many streams was waited for"
         assert await registry.read("slm") == []
 
 
