@@ -79,7 +79,7 @@ class AnswerLog:
                     await self._gather(seen, gather_s)
                 fresh = self._chunks[seen : seen + _AT_ONCE]
                 seen += len(fresh)
-                yield joined(fresh)
+                yield joined(fresh) if len(fresh) > 1 else fresh
                 if seen < len(self._chunks):
                     await asyncio.sleep(0)  # a reader who is far behind must not hold up the others
             elif self.outcome is not None:

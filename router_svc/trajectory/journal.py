@@ -128,7 +128,8 @@ class Journal:
         num = self._num_ready()
         if not num:
             return
-        usage, chunks = self._pending[num - 1][1], joined([chunk for chunk, _ in self._pending[:num]])
+        usage, chunks = self._pending[num - 1][1], [chunk for chunk, _ in self._pending[:num]]
+        chunks = joined(chunks) if num > 1 else chunks
         self._is_under_way, self._is_quiet = True, False
         told = partial(self._told, num, chunks, usage)
         self._store.append_once(self._name, self._owned, self.length, chunks, usage, told)

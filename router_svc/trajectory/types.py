@@ -52,11 +52,9 @@ class Source(IntEnum):
     @property
     def model(self) -> Model:
         """The model that wrote them. Raises ValueError for a prompt, which no model wrote."""
-        if self is Source.SLM:
-            return Model.SLM
-        if self is Source.LLM:
-            return Model.LLM
-        raise ValueError("no model wrote a prompt")
+        if self is Source.PROMPT:
+            raise ValueError("no model wrote a prompt")
+        return Model.SLM if self is Source.SLM else Model.LLM
 
 
 class SwitchReason(IntEnum):
@@ -209,9 +207,6 @@ def common_prefix(left: array[int], right: array[int]) -> int:
 
 def joined(chunks: Iterable[Chunk]) -> list[Chunk]:
     """The same tokens in as few chunks as keep sources and switches apart: of whole answers these are the segments."""
-    chunks = list(chunks)
-    if len(chunks) < 2:
-        return chunks
     segments: list[list[Chunk]] = []
     for chunk in chunks:
         last = segments[-1][-1] if segments else None
