@@ -6,6 +6,8 @@ each it reads a few entries, and more of those that turn out to have most of the
 
 from __future__ import annotations
 
+from math import isqrt
+
 from router_svc.trajectory import keys
 from router_svc.trajectory.answer_record import decode_header
 from router_svc.trajectory.session_names import session_name
@@ -84,8 +86,9 @@ class _Merged:
     def __init__(self, link: RedisLink, indexes: list[str], before: Cursor | None, num: int) -> None:
         self._link = link
         self._shards = [_Shard(index, before) for index in indexes]
-        # About twice what a shard has of a page, so that most pages take one round trip.
-        self._num = 2 * num // len(indexes) + 8
+        # A little more than a shard has of a page, so that nearly all pages take one round trip.
+        share = num // len(indexes)
+        self._num = share + 2 * isqrt(share) + 4
 
     async def take(self, num: int) -> list[Cursor]:
         """The next `num` entries; fewer at the end."""
