@@ -105,6 +105,8 @@ class BoundSession:
         reply, so it costs next to nothing where all is well.
         """
         member = self._members[model]
+        if not (is_doubted or member.is_lost or member.draining):
+            return False
         if is_doubted and member not in self._doubted and self._fleet.has_other(member):
             self._doubted.add(member)
             self._fleet.suspect(member)

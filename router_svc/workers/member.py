@@ -34,6 +34,7 @@ class Member:
         is_suspect: something went wrong with it since, and it is being looked at.
         is_lost: it is not there, or is not one of the fleet; not one that only keeps silent.
         is_gone: its announcement has ended.
+        draining: sessions are to leave it, if another takes them.
         detail: why it does not answer.
         refusal: why it is not one of the fleet.
         asked_at: by the monotonic clock, while it is asked what it is.
@@ -55,7 +56,8 @@ class Member:
         self.num_pages = self.num_free_pages = self.num_running = 0
         self._worker_id = ""  # as it calls itself
         self._standing = found.standing
-        self._draining = False
+        self.draining = self.is_leaving
+        self._is_told_to_drain = False
         self._marked_until = 0.0
 
     @property
@@ -72,11 +74,6 @@ class Member:
     def is_leaving(self) -> bool:
         """Whether its address is none of its name's any more."""
         return self._standing is Standing.LEAVING
-
-    @property
-    def draining(self) -> bool:
-        """Whether sessions are to leave it, if another takes them."""
-        return self._draining or self._standing is Standing.LEAVING
 
     @property
     def takes_sessions(self) -> bool:
@@ -125,6 +122,7 @@ class Member:
         """Takes what a source said, which did not say so at `before` yet. Returns whether it is to be looked at."""
         was_polled, told = self.is_polled, found.announcement
         self._standing = found.standing
+        self.draining = self._is_told_to_drain or self.is_leaving
         if told is None or told == self.announcement or found.standing is not Standing.THERE:
             return self.is_polled and not was_polled
         is_new = self.announcement is None or told.instance_id != self.announcement.instance_id
@@ -150,11 +148,14 @@ class Member:
 
     def mark_draining(self, draining: bool, now: float) -> None:
         """Somebody drains it through this router, or no longer: it says so itself a moment later."""
-        self._draining, self._marked_until = draining, now + _MARK_S
+        self._marked_until = 0.0
+        self._says_draining(draining, now)
+        self._marked_until = now + _MARK_S
 
     def _says_draining(self, draining: bool, now: float) -> None:
         if now >= self._marked_until:
-            self._draining = draining
+            self._is_told_to_drain = draining
+            self.draining = draining or self.is_leaving
 
 
 def fingerprint_of(info: WorkerInfo) -> str:

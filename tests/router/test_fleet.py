@@ -46,8 +46,8 @@ async def test_sessions_are_spread_evenly_and_stay_over_turns_and_routers(stack:
 @ROLES
 async def test_a_worker_that_is_lost_midway_is_left_at_once(stack: Stack, role: str) -> None:
     await fleet(stack)
-    # Nobody waits for it: an answer that did would end.
-    router = await stack.router(worker_patience_s=0.5)
+    # Nobody waits for it: it does not come back, so that an answer that did would end.
+    router = await stack.router(worker_patience_s=10)
     stub = await stack.stub(router)
     await all_ready(stub, 4)
     reading = await Reading(stub, ask_for(policy=threshold(0.5), max_new_tokens=150)).has(20)
@@ -88,7 +88,7 @@ async def test_the_model_that_waits_is_fed_elsewhere_when_its_worker_is_lost(sta
     script(stack, Scripted(1, unsure=at(120)), Scripted(2))
     stack.slm.delay_s = 0.004
     await stack.grow(1, 2)
-    stub = await stack.stub(await stack.router(worker_patience_s=0.5))
+    stub = await stack.stub(await stack.router(worker_patience_s=10))
     await all_ready(stub, 3)
     reading = await Reading(stub, ask_for(policy=threshold(0.5), max_new_tokens=140)).has(12)
     lost = next(each for each in stack.llms if each.requests)

@@ -90,7 +90,7 @@ async def test_one_whose_announcement_ends_is_left_though_it_goes_on(
 ) -> None:
     await fleet(stack, 2, 2)
     await announcer.join(*stack.slms, *stack.llms)
-    router = await stack.router(**NOBODY, worker_patience_s=0.5)
+    router = await stack.router(**NOBODY, worker_patience_s=10)
     stub = await stack.stub(router)
     await all_ready(stub, 4)
     reading = await Reading(stub, ask_for(policy=threshold(0.5), max_new_tokens=600)).has(20)

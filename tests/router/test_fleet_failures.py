@@ -69,7 +69,7 @@ async def test_an_answer_is_its_naive_self_while_workers_come_and_go(stack: Stac
     stack.slm.model, stack.llm.model = models["slm"], models["llm"]
     stack.slm.delay_s = stack.llm.delay_s = 0.004
     await stack.grow(3, 3)
-    routers = [await stack.router(run_ahead=run_ahead) for _ in range(2)]
+    routers = [await stack.router(run_ahead=run_ahead, worker_patience_s=60) for _ in range(2)]
     stubs = [await stack.stub(router) for router in routers]
     for stub in stubs:
         await all_ready(stub, 6)
@@ -189,7 +189,7 @@ async def test_whichever_comes_back_first_goes_on(stack: Stack) -> None:
 async def test_what_is_observed_leaves_a_worker_that_is_lost(stack: Stack) -> None:
     """Nothing is told twice, and nobody waits: the other goes on behind what the first has told."""
     await fleet(stack, 2, 1, delay_s=0)
-    stub = await stack.stub(await stack.router(worker_patience_s=0.5))
+    stub = await stack.stub(await stack.router(worker_patience_s=10))
     await all_ready(stub, 3)
     answer = await take(stub, ask_for(policy=threshold(0.5), max_new_tokens=60))
     request = router_pb2.ObserveAnswerRequest(session_id=answer.session_id, tau=-1)
