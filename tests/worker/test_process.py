@@ -101,6 +101,7 @@ async def test_after_sigterm_it_serves_who_is_there_and_leaves_the_fleet(
         assert (await finish_of(call)).held > finish.held
         await call.done_writing()
         assert await asyncio.to_thread(process.wait, 30) == 0, "an empty call of many streams was waited for"
+        many.cancel()
         assert await registry.read("slm") == []
 
 
