@@ -9,7 +9,7 @@ from functools import partial
 from router_svc.access.account import Admission
 from router_svc.answers.events import context_of
 from router_svc.answers.log import AnswerLog, chunks_of_answer
-from router_svc.answers.preparation import Prepared
+from router_svc.answers.preparation import Prepared, Ready
 from router_svc.decoding.answer import Answer
 from router_svc.decoding.early_exit import Exits
 from router_svc.decoding.endings import Endings
@@ -26,8 +26,7 @@ from router_svc.text.session_tokens import SessionTokens
 from router_svc.trajectory.journal import Journal
 from router_svc.trajectory.session_names import id_in
 from router_svc.trajectory.store import Owned, TrajectoryStore
-from router_svc.trajectory.types import Chunk, Model
-from router_svc.trajectory.usage import Usage
+from router_svc.trajectory.types import Model
 from router_svc.workers.accounting import Accounting
 from router_svc.workers.bound import BoundSession
 from router_svc.workers.fleet import Fleet
@@ -42,13 +41,10 @@ class ClaimedAnswer:
     """A session that is ours and what is to be written in it: all that assembly needs, and nothing that waits."""
 
     name: str  # of the session
-    prepared: Prepared
-    chunks: list[Chunk]  # the trajectory so far, the new prompt included
-    session: SessionTokens  # the same as the models read it
+    ready: Ready
     owned: Owned
     bound: BoundSession
     resumes: bool  # the workers presumably hold all of it; else what was there before the prompt
-    usage: Usage
     trace: GenerationTrace
     admission: Admission
 
@@ -80,23 +76,23 @@ class Assembly:
 
     def assemble(self, claimed: ClaimedAnswer, started: float, claim_s: float) -> Writing:
         """Makes what writes the answer, for a request that came at `started`; its journal's task starts at once."""
-        settings, trace = claimed.prepared.settings, claimed.trace
-        vocabularies, session = claimed.prepared.vocabularies, claimed.session
+        settings, trace = claimed.ready.prepared.settings, claimed.trace
+        vocabularies, session = claimed.ready.prepared.vocabularies, claimed.ready.session
         tokens = session.tokens
-        written = chunks_of_answer(claimed.chunks, settings.start)
+        written = chunks_of_answer(claimed.ready.chunks, settings.start)
         tokenizers = vocabularies.answer_tokenizers
-        context = context_of(claimed.chunks, settings.start, tokenizers)
+        context = context_of(claimed.ready.chunks, settings.start, tokenizers)
         log = AnswerLog(id_in(claimed.name), settings, context, tokenizers, written)
         # Stop strings look at every token's text, which costs; without them readers alone detokenise.
         text = AnswerText(tokenizers, context, settings.stop) if settings.stop else None
         # The journal first: it copies the usage that the store has, and the accounting then adds the claim to it.
-        journal = Journal(self.store, claimed.name, claimed.owned, len(tokens), claimed.usage, log.show)
-        accounting = Accounting(claimed.usage, started, claim_s, self.clock)
+        journal = Journal(self.store, claimed.name, claimed.owned, len(tokens), claimed.ready.usage, log.show)
+        accounting = Accounting(claimed.ready.usage, started, claim_s, self.clock)
         accounting.counts_reuse = not (claimed.resumes or vocabularies.is_through_text)
         endings = Endings(vocabularies.ends(settings.stop_token_ids), text)
         for chunk in written:
             endings.read(chunk.tokens, chunk.source.model)
-        answer = Answer(settings, session, claimed.chunks, endings, journal, trace, accounting)
+        answer = Answer(settings, session, claimed.ready.chunks, endings, journal, trace, accounting)
         bound = claimed.bound
         bound.begin(partial(self.store.rebinding.bind, claimed.name, claimed.owned.owner, claimed.owned.epoch))
         # Each reads its view of the session, which the answer alone makes grow.
@@ -106,7 +102,7 @@ class Assembly:
                 SessionKey(claimed.name, settings.cache_salt),
                 view,
                 (len(view.tokens) if claimed.resumes else view.num_kept_before) if bound.holds(model) else 0,
-                self._manner(model, claimed.prepared, session, endings),
+                self._manner(model, claimed.ready.prepared, session, endings),
                 accounting,
                 self.background,
             )
@@ -115,16 +111,16 @@ class Assembly:
         patience_s = (self.settings.worker_patience_s, self.settings.capacity_patience_s)
         recovery = Recovery(self.fleet, bound, vocabularies, *patience_s)
         follower = Follower(answer, workers, recovery, trace, accounting)
-        rules, has_exited = claimed.prepared.exit_rules, claimed.usage.exit_position > 0
+        rules, has_exited = claimed.ready.prepared.exit_rules, claimed.ready.usage.exit_position > 0
         exits = Exits(rules, session, settings.start, has_exited) if rules is not None else None
         trials = Trials(exits, answer, follower, trace, accounting)
         loop: Decoding | Speculation
         if isinstance(settings.policy, Speculative):
             loop = Speculation(settings, answer, follower, trials, trace, accounting)
         else:
-            loop = Decoding(answer, follower, trials, accounting, self._head_asked_here(claimed.prepared))
+            loop = Decoding(answer, follower, trials, accounting, self._head_asked_here(claimed.ready.prepared))
         trace.describe(claimed.name, claimed.owned.epoch, settings, self.fleet.names())
-        claimed.admission.begin(claimed.usage, 0 if claimed.resumes else len(claimed.chunks[-1].tokens))
+        claimed.admission.begin(claimed.ready.usage, 0 if claimed.resumes else len(claimed.ready.chunks[-1].tokens))
         return Writing(claimed.name, log, loop, journal, workers, bound, accounting, trace, claimed.admission)
 
     def _manner(self, model: Model, prepared: Prepared, session: SessionTokens, endings: Endings) -> Manner:

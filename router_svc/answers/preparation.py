@@ -30,12 +30,22 @@ from router_svc.text.session_tokens import SessionTokens
 from router_svc.text.vocabularies import Vocabularies
 from router_svc.trajectory.consultations import num_bytes
 from router_svc.trajectory.session_names import salt_of
-from router_svc.trajectory.types import Chunk, Model, Sampling, Trajectory
+from router_svc.trajectory.types import Chunk, Model, Sampling, Source, Trajectory, entropies_of
+from router_svc.trajectory.usage import Usage
 from router_svc.workers.fleet import Fleet
 from rstitch.errors import RstitchError, invalid
 from rstitch.limits import MAX_CONSULTATION_BYTES
 from rstitch.service.head_features import LOOKING_BACK, num_numbers
 from rstitch.service.schema_trial import check_schema
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """A question, and what was found for it: the policy that it has now, its head, and why the guard chose it."""
+
+    question: Question
+    head: NamedHead | None
+    guard_reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +57,16 @@ class Prepared:
     context_lengths: Mapping[Model, int]  # the most tokens that each model reads
     head: NamedHead | None
     exit_rules: Mapping[Model, ExitRules] | None  # by author
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """An answer that can be written as soon as its session is claimed."""
+
+    prepared: Prepared
+    chunks: list[Chunk]  # the trajectory, with the new prompt as its last if there is one
+    session: SessionTokens  # the same as the models read it
+    usage: Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +122,27 @@ class Preparation:
             await self.apart.make_schema(lambda: check_schema(question.json_schema, "json_schema"))
         return await self.apart.make(make, question.num_bytes)
 
+    async def ready(self, decided: Decided, before: Trajectory | None, traceparent: str) -> Ready:
+        """Makes ready the answer to a question, behind what was there before it."""
+        question, head, guard_reason = decided.question, decided.head, decided.guard_reason
+        vocabularies = self.fleet.vocabularies  # once: a worker may come back as another model meanwhile
+        prompt = await self.prompt(question, vocabularies, before)
+        length = before.header.length if before is not None else 0
+        start = length + len(prompt.tokens)
+        prepared = await self.prepare(question, vocabularies, prompt, start, head, guard_reason, traceparent)
+        chunk = Chunk(Source.PROMPT, length, prompt.tokens, entropies_of(), notes=prompt.notes)
+        chunks = [*(before.chunks if before is not None else ()), chunk]
+        return Ready(prepared, chunks, await read_session(chunks, vocabularies), Usage(num_prompt_tokens=start))
+
+    async def ready_again(self, trajectory: Trajectory) -> Ready:
+        """Makes ready what is left of a session's last answer."""
+        header, vocabularies = trajectory.header, self.fleet.vocabularies
+        settings = AnswerSettings.from_json(header.settings)
+        prepared = await self.prepare_again(settings, vocabularies, header.session_id)
+        chunks = list(trajectory.chunks)
+        # Counted on: what the router before spent belongs to the same answer.
+        return Ready(prepared, chunks, await read_session(chunks, vocabularies), header.usage.copy())
+
     async def prepare(
         self,
         question: Question,
@@ -140,6 +181,7 @@ class Preparation:
             keep_consultations=_num_kept(question.keep_consultations, head),
             top_logprobs=question.top_logprobs,
             stops_unread=self._stops_unread(question),
+            request_id=question.request_id,
             json_schema=question.json_schema,
             thinking_begin=marks[0],
             thinking_end=marks[1],

@@ -59,6 +59,7 @@ class Question:
     json_schema: str = ""  # what the answer must be; "": anything
     num_bytes: int = 0  # about how long the input is
     only_if_new: bool = False  # the session must not exist
+    request_id: str = ""  # by which it is known if it comes again; with a session id only
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,7 @@ class Reattach:
     tenant: str
     session_id: str
     resume_from: int
+    request_id: str = ""  # the question that the answer must be to; "": any
 
 
 def check_within(asked: Reattach, length: int) -> None:

@@ -23,22 +23,21 @@ from router_svc.answers.following import Following, kept_answer
 from router_svc.answers.kept import Kept
 from router_svc.answers.log import AnswerLog
 from router_svc.answers.observing import Observing
-from router_svc.answers.preparation import Preparation, read_session
-from router_svc.answers.request import Question, Reattach, check_within
+from router_svc.answers.preparation import Decided, Preparation
+from router_svc.answers.repeated import Before, Repeats, asked_before, check_answer, check_question
+from router_svc.answers.request import Question, Reattach
 from router_svc.answers.running import RunningAnswer
 from router_svc.observers.observer import AnswerObserver, Observers
 from router_svc.observers.trace import GenerationTrace, Tracing
 from router_svc.policies.answer_settings import AnswerSettings
 from router_svc.policies.budget import NO_BUDGET
-from router_svc.policies.heads import NamedHead
 from router_svc.policies.stored_heads import StoredHeads
 from router_svc.settings import RouterSettings
 from router_svc.trajectory.errors import Fenced, deleted
 from router_svc.trajectory.lease import Lease
 from router_svc.trajectory.session_names import session_name
 from router_svc.trajectory.store import Owned, OwnedElsewhere, TrajectoryStore
-from router_svc.trajectory.types import Chunk, Ended, Finished, Source, State, entropies_of
-from router_svc.trajectory.usage import Usage
+from router_svc.trajectory.types import Ended, Finished, State
 from router_svc.workers.bound import BoundSession
 from router_svc.workers.fleet import Fleet
 from router_svc.workers.run_ahead import RunAheadGate
@@ -76,6 +75,7 @@ class Sessions:
         self._assembly = Assembly(settings, fleet, store, BackgroundWork(settings.catch_up_tokens, gate), self.clock)
         self._running: dict[str, RunningAnswer] = {}  # by name
         self.kept = Kept(store)
+        self._repeats = Repeats(store, self._settings_of, self.clock)
         self._claims = Claims(store, lease.router_id)
         self._following = Following(store.tailing, settings.max_running)
         self._num_beginning = 0  # answers that will be running soon
@@ -92,44 +92,59 @@ class Sessions:
         return len(self._running) + self._num_beginning
 
     async def begin(self, question: Question, started: float) -> AnswerLog:
-        """Starts an answer to a request that came at `started`. Raises RstitchError for anything in the way."""
-        self._check_open()
-        if question.only_if_new:  # before it takes anything: who comes twice is told so by a full router, too
-            await self._check_new(session_name(question.tenant, question.session_id))
-        if self._load >= self._settings.max_running:
-            raise refusals.too_many_answers(self._load, self._settings.max_running)
-        self._num_beginning += 1
-        try:
-            return await self._begin(question, started)
-        finally:
-            self._num_beginning -= 1
+        """Starts an answer to a request that came at `started`; to one that came before, gives the answer that it has.
 
-    async def _begin(self, question: Question, started: float) -> AnswerLog:
+        Raises RstitchError for anything in the way.
+        """
+        self._check_open()
         session_id = question.session_id or uuid.uuid4().hex
         name = session_name(question.tenant, session_id)
-        async with self._lock(name), self._quotas.admission(session_id) as admission:
+        try:
+            if question.only_if_new:  # before it takes anything: who comes twice is told so by a full router, too
+                await self._check_new(name)
+            if self._load >= self._settings.max_running:
+                raise refusals.too_many_answers(self._load, self._settings.max_running)
+            self._num_beginning += 1
+            try:
+                return await self._begin(name, session_id, question, started)
+            finally:
+                self._num_beginning -= 1
+        except RstitchError as refusal:
+            if not await self._repeats.was_asked(name, question, refusal):
+                raise
+        return await self.attach(Reattach(question.tenant, session_id, 0, question.request_id), started)
+
+    async def _begin(self, name: str, session_id: str, question: Question, started: float) -> AnswerLog:
+        async with self._lock(name):
             if name in self._running:
                 raise refusals.taken(name, only_if_new=question.only_if_new)
-            await admission.enter()
-            # Whatever is refused from here on is in the trace, with the error.
-            trace = self._tracing.begin()
-            try:
-                policy, head = await self.preparation.settle_policy(question.policy, session_id)
-                is_bounded = question.budget != NO_BUDGET
-                guard = False if policy.explores else question.guard
-                policy, guard_reason = self.observer.choose_policy(
-                    policy, guard, self._load, name, is_bounded=is_bounded
-                )
-                decided = replace(question, policy=policy)
-                while True:
-                    log = await self._try_begin(name, decided, head, guard_reason, admission, trace, started)
-                    if log is not None:
-                        return log
-            except RstitchError as error:
-                trace.end(error)
-                raise
-            finally:
-                self.observer.settled(name)
+            # Before it is admitted: one that came before takes nothing of a quota.
+            before = await self._repeats.before(name, question)
+            async with self._quotas.admission(session_id) as admission:
+                await admission.enter()
+                # Whatever is refused from here on is in the trace, with the error.
+                trace = self._tracing.begin()
+                try:
+                    policy, head = await self.preparation.settle_policy(question.policy, session_id)
+                    is_bounded = question.budget != NO_BUDGET
+                    guard = False if policy.explores else question.guard
+                    policy, guard_reason = self.observer.choose_policy(
+                        policy, guard, self._load, name, is_bounded=is_bounded
+                    )
+                    decided = Decided(replace(question, policy=policy), head, guard_reason)
+                    while True:
+                        log = await self._try_begin(name, decided, before, admission, trace, started)
+                        if log is not None:
+                            return log
+                        before = await self._repeats.before(name, question)
+                except RstitchError as error:
+                    is_there = await self._repeats.was_asked(name, question, error)
+                    trace.end(asked_before(name) if is_there else error)
+                    if is_there:  # as another error, with which it takes nothing of a quota
+                        raise asked_before(name) from None
+                    raise
+                finally:
+                    self.observer.settled(name)
 
     async def attach(self, asked: Reattach, started: float) -> AnswerLog:
         """The last answer of a session, gone on with if its router is gone. Raises RstitchError."""
@@ -146,7 +161,7 @@ class Sessions:
                     return outcome
                 if outcome is not None and await lease.lives(outcome):
                     trajectory = await self.kept.trajectory(name)
-                    check_within(asked, trajectory.header.length)
+                    check_answer(asked, name, trajectory.header)
                     self._check_open()  # it took its time
                     return self._following.begin(name, trajectory, self._fleet.vocabularies)
 
@@ -210,49 +225,37 @@ class Sessions:
             raise refusals.router_draining()
         self._fleet.check_ready()
 
+    def _settings_of(self, name: str) -> AnswerSettings | None:
+        """What the answer was asked for that is written here in a session."""
+        return running.log.settings if (running := self._running.get(name)) is not None else None
+
     def _lock(self, name: str) -> asyncio.Lock:
         return self._locks.setdefault(name, asyncio.Lock())
 
     async def _try_begin(
         self,
         name: str,
-        question: Question,
-        head: NamedHead | None,
-        guard_reason: str,
+        decided: Decided,
+        before: Before,
         admission: Admission,
         trace: GenerationTrace,
         started: float,
     ) -> AnswerLog | None:
-        asked = self.clock()
-        is_new = question.only_if_new or not question.session_id
-        before = None if is_new else await self._store.trajectory(name)
-        read_s = self.clock() - asked
+        question = decided.question
+        header = before.trajectory.header if before.trajectory is not None else None
         # Whatever changes meanwhile, another router wrote: that one is not gone, and refuses a question, too.
-        header = before.header if before else None
         must_be_as_read = question.only_if_new or self._claims.is_written_elsewhere(header)
-        vocabularies = self._fleet.vocabularies  # once: a worker may come back as another model meanwhile
-        prompt = await self.preparation.prompt(question, vocabularies, before)
-        length = header.length if header else 0
-        start = length + len(prompt.tokens)
-        prepared = await self.preparation.prepare(
-            question, vocabularies, prompt, start, head, guard_reason, trace.traceparent
-        )
-        usage = Usage(num_prompt_tokens=start)
-        chunk = Chunk(Source.PROMPT, length, prompt.tokens, entropies_of(), notes=prompt.notes)
-        chunks = [*(before.chunks if before else ()), chunk]
-        session = await read_session(chunks, vocabularies)
+        ready = await self.preparation.ready(decided, before.trajectory, trace.traceparent)
         asked = self.clock()
-        told, asks = (self._fleet, name, header, prepared.context_lengths), prepared.settings.policy.may_write
-        bound = BoundSession.bind(*told, begins=True, may_write=asks)
-        wanted = (header, name, prepared.settings.to_json(), usage, [chunk], bound.binding)
-        claim = partial(self._claims.claim, *wanted)
-        owned = await own(
-            name, claim, refusals.taken(name, only_if_new=question.only_if_new), must_be_as_read=must_be_as_read
-        )
+        bound = BoundSession.bind(self._fleet, name, header, ready.prepared.context_lengths, begins=True)
+        settings = ready.prepared.settings.to_json()
+        claim = partial(self._claims.claim, header, name, settings, ready.usage, ready.chunks[-1:], bound.binding)
+        refusal = refusals.taken(name, only_if_new=question.only_if_new)
+        owned = await own(name, claim, refusal, must_be_as_read=must_be_as_read)
         if owned is None:
             return None
-        claimed = ClaimedAnswer(name, prepared, chunks, session, owned, bound, False, usage, trace, admission)
-        return self._start(claimed, started, read_s + self.clock() - asked)
+        claimed = ClaimedAnswer(name, ready, owned, bound, False, trace, admission)
+        return self._start(claimed, started, before.read_s + self.clock() - asked)
 
     async def _log_here(self, name: str, asked: Reattach) -> AnswerLog | None:
         """The last answer of a session if it is written or followed here.
@@ -261,13 +264,14 @@ class Sessions:
         """
         running = self._running.get(name)
         if running is not None and asked.resume_from <= running.log.length:
+            check_question(asked, name, running.log.settings)
             return running.log
         header = await self._store.header(name) if running is not None or name in self._following else None
         if header is None:
             return None
         log = running.log if running is not None else self._following.find(name, header)
         if log is not None:
-            check_within(asked, header.length)
+            check_answer(asked, name, header)
         return log
 
     async def _try_attach(
@@ -276,33 +280,28 @@ class Sessions:
         since = self.clock()
         trajectory = await self.kept.trajectory(name)
         header = trajectory.header
-        check_within(asked, header.length)
+        check_answer(asked, name, header)
         # Before anything is taken or made for it: who only reads another router's answer needs none of that.
         if self._claims.is_written_elsewhere(header) and (left_ms := await self._store.tailing.lease_ms(header.owner)):
             return OwnedElsewhere(left_ms)
-        settings, vocabularies = AnswerSettings.from_json(header.settings), self._fleet.vocabularies
         if header.state is State.FINISHED:
-            return kept_answer(trajectory, vocabularies)
+            return kept_answer(trajectory, self._fleet.vocabularies)
         await admission.enter(resumes=True)
-        prepared = await self.preparation.prepare_again(settings, vocabularies, asked.session_id)
-        chunks = list(trajectory.chunks)
-        session = await read_session(chunks, vocabularies)
-        # Counted on: what the router before spent belongs to the same answer.
-        usage = header.usage.copy()
-        bound = BoundSession.bind(self._fleet, name, header, prepared.context_lengths, begins=False)
-        owned = await self._claims.claim(header, name, header.settings, usage, [], bound.binding)
+        ready = await self.preparation.ready_again(trajectory)
+        bound = BoundSession.bind(self._fleet, name, header, ready.prepared.context_lengths, begins=False)
+        owned = await self._claims.claim(header, name, header.settings, ready.usage, [], bound.binding)
         if not isinstance(owned, Owned):
             return owned
-        trace = self._tracing.begin(settings.traceparent)
-        claimed = ClaimedAnswer(name, prepared, chunks, session, owned, bound, True, usage, trace, admission)
+        trace = self._tracing.begin(ready.prepared.settings.traceparent)
+        claimed = ClaimedAnswer(name, ready, owned, bound, True, trace, admission)
         return self._start(claimed, started, self.clock() - since)
 
     def _start(self, claimed: ClaimedAnswer, started: float, claim_s: float) -> AnswerLog:
         """The session is ours: from here to the task's start nothing is awaited, so nothing can come between."""
         writing = self._assembly.assemble(claimed, started, claim_s)
-        settings = claimed.prepared.settings
+        settings = claimed.ready.prepared.settings
         # One that may end early, or may not take of the LLM what it would, or explores, is no measure of others.
-        bounded = claimed.prepared.exit_rules is not None or settings.budget != NO_BUDGET
+        bounded = claimed.ready.prepared.exit_rules is not None or settings.budget != NO_BUDGET
         is_usual = not bounded and not settings.policy.explores
         whole = is_usual and writing.log.length == settings.start
         self.observer.answer_began(claimed.name, settings.policy, whole, claimed.bound, writing.log.chunks)

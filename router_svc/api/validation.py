@@ -41,7 +41,8 @@ from rstitch.errors import RstitchError, invalid
 from rstitch.limits import MAX_CONSULTATIONS, MAX_PRICE, MAX_SALT_CHARS, MAX_TOP_LOGPROBS, MAX_WINDOW
 from rstitch.v1 import common_pb2, router_pb2
 
-_SESSION_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_ID_CHARS = "1 to 128 of the characters A-Z a-z 0-9 . _ -"
 _MAX_STOPS = 16
 _MAX_STOP_CHARS = 256
 _MAX_STOP_TOKENS = 64
@@ -55,6 +56,7 @@ _WITHOUT_PRESENCE = (
     "on_disconnect",
     "only_if_new",
     "json_schema",
+    "request_id",
 )
 
 
@@ -91,6 +93,7 @@ def parse_question(request: router_pb2.GenerateRequest, default_tau: float, tena
         num_bytes=_size(request) + len(request.json_schema),
         json_schema=_parse_schema(request),
         only_if_new=request.only_if_new and bool(request.session_id),  # one of the router's is new
+        request_id=_parse_request_id(request),
     )
 
 
@@ -117,9 +120,9 @@ def parse_reattach(request: router_pb2.GenerateRequest, tenant: str) -> Reattach
 
 def check_session_id(value: str, *, may_be_empty: bool = False) -> str:
     """The id as it is. Raises RstitchError if it is none: it becomes part of names, Redis keys, logs and spans."""
-    if (value or not may_be_empty) and not _SESSION_ID.fullmatch(value):
+    if (value or not may_be_empty) and not _ID.fullmatch(value):
         what = f"{value[:140]!r} is no session id." if value else "it is empty."
-        raise invalid("session_id", what, "Use 1 to 128 of the characters A-Z a-z 0-9 . _ -")
+        raise invalid("session_id", what, f"Use {_ID_CHARS}")
     return value
 
 
@@ -163,6 +166,13 @@ def parse_label(value: router_pb2.Label) -> Label | None:
     """Whether an answer was right; None takes that back. Raises RstitchError for a number that says neither."""
     require_known(router_pb2.Label, "label", value, "Send LABEL_RIGHT or LABEL_WRONG, or leave it out to take it back.")
     return Label(router_pb2.Label.Name(value).removeprefix("LABEL_").lower()) if value else None
+
+
+def _parse_request_id(request: router_pb2.GenerateRequest) -> str:
+    value: str = request.request_id
+    require(not value or _ID.fullmatch(value), "request_id", f"{value[:140]!r} is none.", f"Use {_ID_CHARS}")
+    require(request.session_id or not value, "request_id", "it needs a session.", "Send a session_id, such as a UUID.")
+    return value
 
 
 def _parse_salt(value: str) -> str:

@@ -39,6 +39,7 @@ class AnswerSettings:
     json_schema: str = ""  # what the answer must be; "": anything
     thinking_end: str = ""  # behind this text the schema binds, if the answer thinks; "": it does not think
     thinking_begin: str = ""  # with which it may begin to think; "": it thinks at once, if there is an end of it
+    request_id: str = ""  # of the question, as its caller named it
     vocabularies: str = ""  # key of those that the session is kept in; "" as an older router wrote it
 
     @property

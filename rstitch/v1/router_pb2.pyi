@@ -107,9 +107,10 @@ LABEL_RIGHT: Label
 LABEL_WRONG: Label
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("session_id", "only_if_new", "resume_from", "text", "chat", "tokens", "policy", "early_exit", "sampling", "max_new_tokens", "stop", "guard", "budget", "cache_salt", "stop_token_ids", "keep_consultations", "on_disconnect", "details", "json_schema", "takes_more", "gather_ms")
+    __slots__ = ("session_id", "only_if_new", "request_id", "resume_from", "text", "chat", "tokens", "policy", "early_exit", "sampling", "max_new_tokens", "stop", "guard", "budget", "cache_salt", "stop_token_ids", "keep_consultations", "on_disconnect", "details", "json_schema", "takes_more", "gather_ms")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     ONLY_IF_NEW_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     RESUME_FROM_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     CHAT_FIELD_NUMBER: _ClassVar[int]
@@ -131,6 +132,7 @@ class GenerateRequest(_message.Message):
     GATHER_MS_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     only_if_new: bool
+    request_id: str
     resume_from: int
     text: str
     chat: Chat
@@ -150,7 +152,7 @@ class GenerateRequest(_message.Message):
     json_schema: str
     takes_more: bool
     gather_ms: int
-    def __init__(self, session_id: _Optional[str] = ..., only_if_new: bool = ..., resume_from: _Optional[int] = ..., text: _Optional[str] = ..., chat: _Optional[_Union[Chat, _Mapping]] = ..., tokens: _Optional[_Union[TokenIds, _Mapping]] = ..., policy: _Optional[_Union[Policy, _Mapping]] = ..., early_exit: _Optional[_Union[EarlyExit, _Mapping]] = ..., sampling: _Optional[_Union[_common_pb2.Sampling, _Mapping]] = ..., max_new_tokens: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., guard: _Optional[_Union[Guard, str]] = ..., budget: _Optional[_Union[Budget, _Mapping]] = ..., cache_salt: _Optional[str] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., keep_consultations: _Optional[int] = ..., on_disconnect: _Optional[_Union[OnDisconnect, str]] = ..., details: _Optional[_Union[Details, _Mapping]] = ..., json_schema: _Optional[str] = ..., takes_more: bool = ..., gather_ms: _Optional[int] = ...) -> None: ...
+    def __init__(self, session_id: _Optional[str] = ..., only_if_new: bool = ..., request_id: _Optional[str] = ..., resume_from: _Optional[int] = ..., text: _Optional[str] = ..., chat: _Optional[_Union[Chat, _Mapping]] = ..., tokens: _Optional[_Union[TokenIds, _Mapping]] = ..., policy: _Optional[_Union[Policy, _Mapping]] = ..., early_exit: _Optional[_Union[EarlyExit, _Mapping]] = ..., sampling: _Optional[_Union[_common_pb2.Sampling, _Mapping]] = ..., max_new_tokens: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., guard: _Optional[_Union[Guard, str]] = ..., budget: _Optional[_Union[Budget, _Mapping]] = ..., cache_salt: _Optional[str] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., keep_consultations: _Optional[int] = ..., on_disconnect: _Optional[_Union[OnDisconnect, str]] = ..., details: _Optional[_Union[Details, _Mapping]] = ..., json_schema: _Optional[str] = ..., takes_more: bool = ..., gather_ms: _Optional[int] = ...) -> None: ...
 
 class Details(_message.Message):
     __slots__ = ("top_logprobs",)

@@ -47,6 +47,7 @@ OF_ROUTER: dict[str, tuple[Any, ...]] = {
     "guard": (0, 1, 2),
     "then": (0, 1, 2),
     "only_if_new": (False, True),
+    "request_id": ("", "", "a"),
     "json_schema": ("", "", '{"type": "integer"}'),
 }
 OF_WORKER: dict[str, tuple[Any, ...]] = {

@@ -395,6 +395,43 @@ async def test_a_question_that_comes_again_takes_nothing(stack: Stack) -> None:
     assert (now.requests_per_minute, now.max_running) == (1, 0)
 
 
+async def test_a_question_that_comes_again_by_its_id_is_charged_once(stack: Stack) -> None:
+    """However often, wherever and whenever it comes: a key with room for one has room for all of them."""
+    shown = await key(stack, requests_per_minute=1, max_running=1)
+    (router, stub), (elsewhere, other) = await routing(stack, shown), await routing(stack, shown)
+    endless(stack, delay_s=0)
+    go_on = at_once(stack, 12)
+    asked = ask_for(policy=threshold(0.5), max_new_tokens=30, session_id="once", request_id="one")
+    first = await Reading(stub, asked).has(5)
+    again = await Reading(stub, asked).has(5)
+    follower = Reading(other, asked)
+    go_on.set()
+    told = [await reading for reading in (first, again, follower)]
+    told += [await take(each, asked) for each in (stub, other)]
+    assert [(each.error, each.tokens) for each in told] == [(None, told[0].tokens)] * 5
+    await until(lambda: router.sessions.num_running == elsewhere.sessions.num_running == 0)
+    now = await use(router, shown)
+    assert (now.requests_per_minute, now.max_running) == (1, 0)
+    assert now.tokens_per_minute == 30 + 3
+
+
+async def test_of_twins_the_one_that_does_not_begin_is_not_charged(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = await key(stack, requests_per_minute=100, max_running=2)
+    (router, stub), (_, other) = await routing(stack, shown), await routing(stack, shown)
+    asked, inner = short(session_id="once", request_id="one"), router.store.claim
+
+    async def claim(*arguments: Any) -> Any:
+        assert (await take(other, asked)).error is None
+        return await inner(*arguments)
+
+    monkeypatch.setattr(router.store, "claim", claim)
+    assert (await take(stub, asked)).error is None
+    now = await use(router, shown)
+    assert (now.requests_per_minute, now.max_running) == (1, 0)
+
+
 async def test_a_question_that_the_router_could_not_take_does_not_count(
     stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
