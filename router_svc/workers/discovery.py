@@ -16,13 +16,15 @@ from typing import Protocol
 import structlog
 
 from fleet.announcement import Announcement
-from fleet.registry import TTL_S, Registry
+from fleet.registry import BEAT_S, TTL_S, Registry
 from rstitch.errors import RstitchError
 from rstitch.limits import DNS_PREFIX
 
 _log = structlog.get_logger(__name__)
 _RESOLVE_EVERY_S = 3.0
 _READ_EVERY_S = 0.5
+# Whoever lives has announced itself again by then, should Redis have forgotten it.
+_UNHEARD_S = BEAT_S + _READ_EVERY_S
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
 
@@ -135,8 +137,8 @@ class Named:
 class Announced:
     """Workers that announce themselves in Redis. One whose announcement has ended is gone.
 
-    But not where that says more of Redis than of the worker: while all of them, or whoever was there before Redis was
-    away, may simply not have announced themselves again.
+    But not where that may say more of Redis than of the worker: one that has forgotten all hears of them again at their
+    next beats, or later if it was away; and where nobody is there at all, nobody could take anybody's place.
     """
 
     every_s: float | None = _READ_EVERY_S
@@ -147,6 +149,7 @@ class Announced:
         self._role = role
         self._now = now
         self._known: dict[str, Found] = {}
+        self._missing: dict[str, float] = {}  # since when
         self._settled_at = 0.0
         self._failed = False
 
@@ -158,19 +161,20 @@ class Announced:
                 _log.warning("registry not read: its last workers stay", role=self._role, error=str(error))
             self._failed = True
             return None
-        if self._failed or not announced:
-            self._settled_at = self._now() + TTL_S
+        now, there = self._now(), {found.key: found for found in (Found(each.address, each) for each in announced)}
+        if self._failed or not there:
+            self._settled_at = now + TTL_S
         self._failed = False
-        there = {found.key: found for found in (Found(each.address, each) for each in announced)}
-        silent = {}
-        if not there or self._now() < self._settled_at:
-            moved = {each.id for each in announced}
-            silent = {
-                key: replace(found, standing=Standing.SILENT)
-                for key, found in self._known.items()
-                if key not in there and found.announcement is not None and found.announcement.id not in moved
-            }
-        self._known = there | silent
+        elsewhere = {each.id for each in announced}
+        missing = {
+            key: replace(found, standing=Standing.SILENT)
+            for key, found in self._known.items()
+            if key not in there and found.announcement is not None and found.announcement.id not in elsewhere
+        }
+        self._missing = {key: self._missing.get(key, now) for key in missing}
+        is_settled = bool(there) and now >= self._settled_at
+        silent = [key for key, since in self._missing.items() if not is_settled or now < since + _UNHEARD_S]
+        self._known = there | {key: missing[key] for key in silent}
         return list(self._known.values())
 
     def forget(self, key: str) -> None:

@@ -130,6 +130,8 @@ async def test_one_that_says_nothing_is_gone_but_not_where_redis_forgot_it() -> 
     registry.said = [first, second]
     assert await look() == {a: there, b: there}
     registry.said = [second]
+    assert await look() == {a: silent, b: there}, "Redis may have forgotten it"
+    now += 1.6
     assert await look() == {b: there}, "it is gone while others are there"
     registry.said = [first, second]
     assert await look() == {a: there, b: there}
@@ -143,6 +145,8 @@ async def test_one_that_says_nothing_is_gone_but_not_where_redis_forgot_it() -> 
     assert await look() == {b: there, "a@10.0.0.9:1": there}, "it is elsewhere now"
     now += 2
     registry.said = [moved]
+    assert await look() == {"a@10.0.0.9:1": there, b: silent}
+    now += 2
     assert await look() == {"a@10.0.0.9:1": there}
     registry.said = []
     assert await look() == {"a@10.0.0.9:1": silent}, "nobody is there that could take its place"
@@ -160,6 +164,26 @@ def test_what_was_placed_counts_until_the_worker_counts_it_itself() -> None:
     assert load.num_bound(11.7) == 8
     assert load.num_bound(14.4) == 8
     assert load.num_bound(14.6) == 7, "one that never came there counted for ever"
+
+
+def test_what_a_worker_counts_already_is_not_counted_twice() -> None:
+    """Of two that got the same, one may have spoken since."""
+    early, late = Load(), Load()
+    for load in (early, late):
+        load.said(4, as_of=10.0)
+        for _ in range(10):
+            load.place(10.5)
+    early.said(14, as_of=10.0)
+    assert early.num_bound(10.6) == late.num_bound(10.6) == 14
+    early.said(24, as_of=10.0)  # as many came from another router
+    assert early.num_bound(10.7) == 24
+    assert early.num_bound(20.0) == 24
+    late.said(2, as_of=10.0)  # two had gone before these came
+    assert late.num_bound(10.7) == 12
+    late.said(12, as_of=10.6)
+    assert late.num_bound(10.8) == 12
+    late.said(3, as_of=10.9)
+    assert late.num_bound(11.0) == 3
 
 
 @pytest.fixture
