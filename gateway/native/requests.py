@@ -77,6 +77,7 @@ class GenerateBody(_Body):
     json_schema: dict[str, Any] | None = Field(default=None, description="The answer is JSON that it allows.")
     session_id: Name = Field(default="", description="Continues a conversation, or names a new one.")
     only_if_new: bool = Field(default=False, description="The session must not exist.")
+    request_id: Name = Field(default="", description="Sent again under it, with a session_id, it is asked once.")
     guard: bool | None = Field(default=None, description="May the LLM write alone? Unset: the router's.")
     cache_salt: Name = ""
     on_disconnect: Literal["continue", "stop"] = Field(default="stop", description="When nobody reads any more.")
@@ -108,6 +109,7 @@ class GenerateBody(_Body):
             "json_schema": dumps(self.json_schema) if self.json_schema is not None else "",
             "session_id": self.session_id,
             "only_if_new": self.only_if_new,
+            "request_id": self.request_id,
             "guard": self.guard,
             "cache_salt": self.cache_salt,
             "on_disconnect": self.on_disconnect,

@@ -56,9 +56,13 @@ def completion_questions(
     return made
 
 
-def idempotent_session(key: str, request: HTTPRequest, body: bytes) -> str:
-    """Gives the session of a request that may come twice: the same key, path, policy and body have the same."""
-    told = "\0".join((key, request.url.path, request.headers.get(POLICY_HEADER, "")))
+def idempotent_id(key: str, request: HTTPRequest, body: bytes) -> str:
+    """Gives the id of a request that may come twice: the same key, path, policy, session and body have the same.
+
+    It is also the id of its session if it names none.
+    """
+    headers = (request.headers.get(name, "") for name in (POLICY_HEADER, SESSION_HEADER))
+    told = "\0".join((key, request.url.path, *headers))
     digest = hashlib.sha256(told.encode() + b"\0" + body).hexdigest()
     return f"idem-{digest[:40]}"
 

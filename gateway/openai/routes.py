@@ -17,16 +17,15 @@ from gateway.names import names, spec_of
 from gateway.openai.answers import begun, streamed, whole
 from gateway.openai.choice import Asked, Choice
 from gateway.openai.completions import ChatShape, Shape, TextShape
-from gateway.openai.question import IDEMPOTENCY_HEADER, chat_questions, completion_questions, idempotent_session
+from gateway.openai.question import IDEMPOTENCY_HEADER, chat_questions, completion_questions, idempotent_id
 from gateway.openai.requests import ChatRequest, CompletionRequest
 from gateway.openai.requests import Request as Body
 from gateway.openai.said import explained
 from gateway.settings import GatewaySettings
 from gateway.sse import EventStream
 from rstitch.client import Details, Event
-from rstitch.client.aio import AsyncClient
 from rstitch.client.question import Question
-from rstitch.errors import FailedPrecondition, RstitchError
+from rstitch.errors import RstitchError
 
 router = APIRouter(tags=["OpenAI"])
 _CREATED = 0  # of a model: nobody knows
@@ -91,22 +90,18 @@ async def _answered(
 ) -> Response:
     client = client_of(request)
     key = request.headers.get(IDEMPOTENCY_HEADER, "")
-    if key and questions[0][1].get("session_id"):
-        raise bad("rstitch.session_id", "a request that may come twice makes a session of its own.", "Leave one out.")
-    session = idempotent_session(key, request, await request.body()) if key else ""
+    known = idempotent_id(key, request, await request.body()) if key else ""
     answers: list[tuple[Choice, AsyncIterator[Event]]] = []
     for index, (text, question) in enumerate(questions):
         if details is not None:
             question["details"] = details
         if not body.stream:
             question["gather_ms"] = _GATHER_MS
-        if session:
-            own = f"{session}-{index}" if index else session
-            first = client.generate(text, **question | {"session_id": own, "only_if_new": True})
-            events = _once(client, own, first)
-        else:
-            events = client.generate(text, **question)
-        answers.append((Choice(asked, index), events))
+        if known:
+            own = f"{known}-{index}" if index else known
+            named = question.get("session_id", "")
+            question |= {"request_id": own, "session_id": named or own, "only_if_new": not named}
+        answers.append((Choice(asked, index), client.generate(text, **question)))
     try:
         async with _awaited(request):
             opened = await begun(answers)
@@ -125,20 +120,6 @@ async def _answered(
         always_usage=bool(options and options.continuous_usage_stats),
     )
     return EventStream(frames, _settings(request).keepalive_s, headers)
-
-
-async def _once(client: AsyncClient, session: str, first: AsyncIterator[Event]) -> AsyncIterator[Event]:
-    """The answer of a request that may have come before: that one's, if there is one."""
-    for events in (first, client.attach(session)):
-        try:
-            async for event in events:
-                yield event
-            return
-        except FailedPrecondition as error:
-            if error.reason != "SESSION_EXISTS" or events is not first:
-                raise
-        finally:
-            await events.aclose()  # type: ignore[attr-defined]
 
 
 @asynccontextmanager

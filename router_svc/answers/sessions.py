@@ -247,9 +247,10 @@ class Sessions:
         must_be_as_read = question.only_if_new or self._claims.is_written_elsewhere(header)
         ready = await self.preparation.ready(decided, before.trajectory, trace.traceparent)
         asked = self.clock()
-        bound = BoundSession.bind(self._fleet, name, header, ready.prepared.context_lengths, begins=True)
-        settings = ready.prepared.settings.to_json()
-        claim = partial(self._claims.claim, header, name, settings, ready.usage, ready.chunks[-1:], bound.binding)
+        settings, lengths = ready.prepared.settings, ready.prepared.context_lengths
+        bound = BoundSession.bind(self._fleet, name, header, lengths, begins=True, may_write=settings.policy.may_write)
+        wanted = (header, name, settings.to_json(), ready.usage, ready.chunks[-1:], bound.binding)
+        claim = partial(self._claims.claim, *wanted)
         refusal = refusals.taken(name, only_if_new=question.only_if_new)
         owned = await own(name, claim, refusal, must_be_as_read=must_be_as_read)
         if owned is None:

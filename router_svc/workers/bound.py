@@ -52,7 +52,14 @@ class BoundSession:
 
     @classmethod
     def bind(
-        cls, fleet: Fleet, name: str, before: Header | None, lengths: Mapping[Model, int], *, begins: bool
+        cls,
+        fleet: Fleet,
+        name: str,
+        before: Header | None,
+        lengths: Mapping[Model, int],
+        *,
+        begins: bool,
+        may_write: Callable[[Model], bool] = lambda model: True,
     ) -> BoundSession:
         """Keeps the workers that a session is bound to, or chooses others.
 
@@ -60,12 +67,13 @@ class BoundSession:
             before: of the session's trajectory; None: it is new.
             lengths: the most tokens that each model may read; of a role without one no worker is chosen.
             begins: an answer begins, and a worker that has far more sessions than others may be left.
+            may_write: which models the policy may ask; a worker of another is not counted as having one session more.
 
         Raises RstitchError (UNAVAILABLE) if no worker of a role is known.
         """
         made = cls(fleet, name, before.binding if before is not None else UNBOUND, lengths)
         for model in lengths:
-            made._bind(model, begins=begins)
+            made._bind(model, begins=begins, is_asked=may_write(model))
         return made
 
     def begin(self, keep: Callable[[Binding], Awaitable[bool]]) -> None:
@@ -156,11 +164,14 @@ class BoundSession:
             for task in late:
                 task.cancel()
 
-    def _bind(self, model: Model, *, begins: bool) -> None:
+    def _bind(self, model: Model, *, begins: bool, is_asked: bool) -> None:
         roster, worker_id = self._fleet.rosters[model], getattr(self.binding, model.label)
         member = roster.find(worker_id) if worker_id else None
         if member is None and len(roster.members) == 1:
             member = roster.first  # no choice, and no move: an older router kept no id, or another one
+        if not is_asked and (anybody := member or roster.first) is not None:
+            self._members[model] = anybody
+            return
         if member is None:
             self._members[model] = member = self._fleet.any_member(model, self._name, self._lengths[model])
         else:

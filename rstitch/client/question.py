@@ -81,5 +81,6 @@ class Question(TemplateArguments, total=False):
     cache_salt: str  # what is computed of a prompt is used again only under the same one
     session_id: str  # continues a conversation or names a new one
     only_if_new: bool  # it must name a new one: SESSION_EXISTS if there is one, whoever else asks at the same moment
+    request_id: str  # the same question sent again under it is asked once; left out: the client makes one
     on_disconnect: Literal["continue", "stop"] | None  # when nobody reads any more; None: as the router is set
     gather_ms: int  # events may be held back for so long to come together, which costs less; 0: none is

@@ -34,20 +34,21 @@ _PASSING = {_Code.UNAVAILABLE, _Code.ABORTED, _Code.RESOURCE_EXHAUSTED, _Code.IN
 class Resumable:
     """Follows one answer, asked for or re-attached to by `request`, on the client's side.
 
-    A question without a session id gets one made here: only then can it be told after a lost stream whether the router
-    had taken it. `reconnect_s` is how long to keep trying without a new token (0: not at all), `timeout_s` is for the
-    whole answer, all streams together.
+    A question without a session id or a request id gets one made here. With both it is asked once, however often it is
+    sent: it is sent again as it is where nobody knows whether a router had taken it. `reconnect_s` is how long to keep
+    trying without a new token (0: not at all), `timeout_s` is for the whole answer, all streams together.
     """
 
     def __init__(self, request: router_pb2.GenerateRequest, *, reconnect_s: float, timeout_s: float | None) -> None:
         self._question = router_pb2.GenerateRequest()
         self._question.CopyFrom(request)
         self._question.takes_more = True
-        self._ours = not request.session_id
-        if self._ours:
-            self._question.session_id = uuid.uuid4().hex
         self._attaching = request.HasField("resume_from")
+        if not self._attaching:
+            self._question.session_id = request.session_id or uuid.uuid4().hex
+            self._question.request_id = request.request_id or uuid.uuid4().hex
         self._was_put_off = False
+        self._may_be_taken = False  # the question, by a router that was lost before it said so
         self._deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
         self._backoff = Backoff(first_s=_FIRST_WAIT_S, max_s=_LONGEST_WAIT_S, patience_s=reconnect_s)
         self._started = False
@@ -95,39 +96,26 @@ class Resumable:
 
     def wait_after(self, error: RstitchError) -> float:
         """Says how many seconds to wait before the next try. Raises: `error`, with what was kept, if there is none."""
-        if not self._started and self._attaching and self._ours and error.code is _Code.NOT_FOUND:
-            self._attaching = False  # the router never took the question: it is asked again
-            return 0.0
         delay_s = self._backoff.next_s(error.retry_after_s or 0.0)
         left_s = self._deadline - time.monotonic()
         if delay_s is None or left_s <= 0 or not self._may_retry(error):
             raise self._with_what_was_kept(error)
-        self._attaching = self._attaching or self._ours
         self._was_put_off = True
+        self._may_be_taken = self._may_be_taken or error.reason == "TRANSPORT"
         return min(left_s, delay_s)
 
     def _may_retry(self, error: RstitchError) -> bool:
-        if not (self._started or self._ours or self._attaching):
-            # The session existed before and the router may or may not have taken the question: to ask again could put
-            # it there twice, to re-attach could give the answer to the question before.
-            return self._question.only_if_new and self._is_put_off(error)
         if error.reason == UNREACHABLE:
             # Nobody there when asked for the first time: the caller should know now, not after a long wait.
-            return self._attaching
+            return self._attaching or self._was_put_off
         if error.reason == "TRANSPORT":
             return error.code in _LOST
         says_when = error.retry_after_s is not None
-        if not self._attaching:  # the router has refused the question, and says by a delay if it only cannot yet
+        if not (self._attaching or self._may_be_taken):  # it is refused, and a delay says if it only cannot be yet
             return error.code is _Code.UNAVAILABLE and says_when
         if error.code is _Code.UNAVAILABLE:
             return True
         return error.code in _PASSING and (says_when or "resume_from" in error.metadata)
-
-    def _is_put_off(self, error: RstitchError) -> bool:
-        """Whether a question for a new session was surely not taken, and may be soon: it is asked again as it is."""
-        if error.reason == UNREACHABLE:  # the router that put it off is gone by now
-            return self._was_put_off
-        return error.code is _Code.UNAVAILABLE and error.retry_after_s is not None
 
     def _start(self, event: Started) -> Event | None:
         if self._started:

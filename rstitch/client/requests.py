@@ -37,6 +37,7 @@ def generate_request(
     guard: bool | None = None,
     session_id: str = "",
     only_if_new: bool = False,
+    request_id: str = "",
     cache_salt: str = "",
     keep_consultations: int = 0,
     details: t.Details | None = None,
@@ -58,7 +59,7 @@ def generate_request(
         raise invalid("stop", "stop is a list of strings, not one string.", f"Write stop=({stop!r},).")
     request = router_pb2.GenerateRequest()
     request.only_if_new = only_if_new
-    texts = {"session_id": session_id, "cache_salt": cache_salt, "json_schema": json_schema}
+    texts = {"session_id": session_id, "request_id": request_id, "cache_salt": cache_salt, "json_schema": json_schema}
     numbers = {"max_new_tokens": max_new_tokens, "keep_consultations": keep_consultations, "gather_ms": gather_ms}
     for field, value in (texts | numbers).items():
         with _naming(field):

@@ -113,6 +113,7 @@ def test_every_argument_arrives(router: FakeRouter, ask: Ask) -> None:
         stop_token_ids=[7, 8],
         session_id="talk",
         only_if_new=True,
+        request_id="mine",
         cache_salt="tenant",
         on_disconnect="stop",
         gather_ms=250,
@@ -128,7 +129,7 @@ def test_every_argument_arrives(router: FakeRouter, ask: Ask) -> None:
     assert (s.temperature, s.top_p, s.top_k, s.seed) == (0.5, 0.9, 40, 7)
     assert (question.max_new_tokens, list(question.stop), question.session_id) == (64, ["\n"], "talk")
     assert question.cache_salt == "tenant"
-    assert question.only_if_new
+    assert (question.only_if_new, question.request_id) == (True, "mine")
     assert list(question.stop_token_ids) == [7, 8]
     assert question.on_disconnect == pb.ON_DISCONNECT_STOP
     assert (question.gather_ms, question.takes_more) == (250, True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import time
 from collections.abc import Callable
@@ -133,16 +134,52 @@ def test_a_question_lost_after_it_was_taken_is_not_asked_again(router: FakeRoute
     assert len(router.questions) == 1
 
 
-def test_a_follow_up_question_that_may_have_been_taken_is_not_repeated(router: FakeRouter, ask: Ask) -> None:
+@pytest.mark.parametrize("error", [LOST, CANCELLED], ids=lambda error: error.code.name)
+@pytest.mark.parametrize("when", [0, 1], ids=["before it was taken", "after it was taken"])
+def test_a_follow_up_question_that_was_lost_is_asked_once(
+    router: FakeRouter, ask: Ask, when: int, error: RstitchError
+) -> None:
     ask(router.address, "generate", "What?", session_id="talk")
+    seen = len(router.calls)
 
-    def lose(n: int) -> None:
-        raise LOST
+    def lose(n: int, began: list[int]) -> None:
+        began.append(n)
+        if len(began) == when + 1:
+            raise error
 
-    router.before_event = lose
-    with pytest.raises(RstitchError, match="goes away"):
-        ask(router.address, "generate", "And then?", session_id="talk")
-    assert len(router.questions) == 1
+    router.before_event = functools.partial(lose, began=[])
+    assert told(ask(router.address, "generate", "And then?", session_id="talk")) == expected(router)
+    assert [question.text for question in router.questions] == ["What?", "And then?"]
+    assert [name for name, _ in router.calls[seen:]] == ["Generate"] * 2
+
+
+def test_each_question_has_an_id_of_its_own_unless_it_is_given(router: FakeRouter, ask: Ask) -> None:
+    for given in ({}, {}, {"request_id": "mine"}):
+        ask(router.address, "generate", "What?", session_id="talk", **given)
+    first, second, third = (question.request_id for question in router.questions)
+    assert first != second
+    assert len(first) == len(second) == 32
+    assert third == "mine"
+    ask(router.address, "generate", "What?", session_id="talk", request_id="mine")
+    assert len(router.questions) == 3
+
+
+def test_a_lost_question_waits_for_what_the_router_before_it_still_holds() -> None:
+    """Its slot of a quota, until the lease is over; one that was not lost is told at once that there is none."""
+    quota = RstitchError(grpc.StatusCode.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED", "too many", retry_after_s=0.01)
+    cut = RstitchError(grpc.StatusCode.UNAVAILABLE, "TRANSPORT", "Socket closed")
+    question = requests.generate_request("And then?", session_id="talk")
+    asked = Resumable(question, reconnect_s=30, timeout_s=None)
+    first = asked.request().request_id
+    for error in (cut, quota, cut):
+        assert asked.wait_after(error) > 0
+        assert (asked.request().text, asked.request().request_id) == ("And then?", first)
+    for before in ([], [LOST]):
+        fresh = Resumable(question, reconnect_s=30, timeout_s=None)
+        for error in before:
+            fresh.wait_after(error)
+        with pytest.raises(RstitchError, match="too many"):
+            fresh.wait_after(quota)
 
 
 def test_a_question_for_a_new_session_waits_for_a_router_that_is_being_restarted(router: FakeRouter, ask: Ask) -> None:
@@ -172,16 +209,15 @@ def test_a_question_that_waited_in_vain_is_told_that_its_session_is_not_new(rout
     assert [question.text for question in router.questions] == ["What else?"]
 
 
-def test_a_question_for_a_new_session_that_may_have_been_taken_is_not_repeated(router: FakeRouter, ask: Ask) -> None:
+def test_a_question_for_a_new_session_that_may_have_been_taken_is_asked_once(router: FakeRouter, ask: Ask) -> None:
     def lose_the_start(n: int) -> None:
         if n == 1:
             raise CANCELLED
 
     router.before_event = lose_the_start
-    with pytest.raises(RstitchError) as caught:
-        ask(router.address, "generate", "What?", session_id="talk", only_if_new=True)
-    assert caught.value.code is grpc.StatusCode.CANCELLED
-    assert len(router.calls) == 1
+    assert told(ask(router.address, "generate", "What?", session_id="talk", only_if_new=True)) == expected(router)
+    assert len(router.questions) == 1
+    assert len(router.calls) == 2
 
 
 def test_nobody_there_is_waited_for_only_after_a_router_said_that_it_stops() -> None:

@@ -91,12 +91,15 @@ def test_our_failure_is_told_as_such_and_logged_by_its_id(plain: httpx2.Client, 
     assert response.headers["x-content-type-options"] == "nosniff"
 
 
-def test_a_request_that_may_come_twice_names_no_session(plain: httpx2.Client) -> None:
+def test_a_request_that_may_come_twice_may_name_its_session(plain: httpx2.Client, router: FakeRouter) -> None:
     for headers, own in (({}, {"session_id": "mine"}), ({"x-session-id": "mine"}, {})):
-        response = plain.post(
-            "/v1/chat/completions", json=chat(rstitch=own), headers={"idempotency-key": "k", **headers}
-        )
-        assert (response.status_code, response.json()["error"]["param"]) == (400, "rstitch.session_id")
+        for key in ("k", "k", "l"):
+            response = plain.post(
+                "/v1/chat/completions", json=chat(rstitch=own), headers={"idempotency-key": key, **headers}
+            )
+            assert response.status_code == 200
+    assert [(each.session_id, each.only_if_new) for each in router.questions] == [("mine", False)] * 4
+    assert len({each.request_id for each in router.questions}) == 4
 
 
 def test_several_prompts_have_one_id_and_usage_as_they_go(http: httpx2.Client) -> None:

@@ -57,6 +57,20 @@ def test_twenty_at_once_are_one_answer(http: httpx2.Client, tiny_stack: LocalSta
             assert sources.count(Source.PROMPT) == 1
 
 
+def test_a_turn_that_comes_twice_is_one_turn(http: httpx2.Client, tiny_stack: LocalStack) -> None:
+    """In a session that it names, too; and what goes on in its own session is not given for its answer."""
+    body = chat(max_tokens=8)
+    first = http.post(PATH, json=body, headers=headers("turns"))
+    session = first.headers["x-session-id"]
+    told = [http.post(PATH, json=body, headers=headers("turns") | {"x-session-id": session}) for _ in range(3)]
+    assert len({text_of(each) for each in told}) == 1
+    with Client(tiny_stack.router_address) as client:
+        sources = [segment.source for segment in client.trajectory(session).segments]
+    assert sources.count(Source.PROMPT) == 2
+    late = http.post(PATH, json=body, headers=headers("turns"))
+    assert (late.status_code, late.json()["error"]["code"]) == (409, "SESSION_EXISTS")
+
+
 def test_one_that_was_left_is_gone_on_with(http: httpx2.Client) -> None:
     body = chat(stream=True, separate_reasoning=False)
     with http.stream("POST", PATH, json=body, headers=headers("left")) as response:

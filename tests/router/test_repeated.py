@@ -8,6 +8,8 @@ from typing import Any
 import grpc
 import pytest
 
+from rstitch.client import Threshold
+from rstitch.client.aio import AsyncClient
 from rstitch.errors import RstitchError
 from rstitch.v1 import router_pb2
 from tests.support.asking import Answer, Reading, ask_for, check_kept, refused, stored, take, threshold, until
@@ -108,6 +110,35 @@ async def test_an_answer_whose_router_died_is_gone_on_with(stack: Stack) -> None
     go_on.set()
     assert (await again).tokens == expected(stack, 40)[0]
     assert (await reading).error is not None
+
+
+@pytest.mark.parametrize("is_new", [True, False], ids=["a new session", "a conversation"])
+async def test_a_client_whose_router_was_lost_before_it_said_started_has_the_answer(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, is_new: bool
+) -> None:
+    router = await stack.router()
+    stub = await stack.stub(router)
+    if not is_new:
+        assert (await take(stub, asked("before"))).error is None
+    inner, lost = router.sessions.begin, list[str]()
+
+    async def begin(*arguments: Any) -> Any:
+        log = await inner(*arguments)
+        if not lost:
+            lost.append(log.session_id)
+            log.was_left()
+            raise RstitchError(grpc.StatusCode.UNAVAILABLE, "ROUTER_DRAINING", "it stops.", retry_after_s=0.01)
+        return log
+
+    monkeypatch.setattr(router.sessions, "begin", begin)
+    async with AsyncClient(f"127.0.0.1:{router.port}") as client:
+        answer = await client.answer(tokens=FIRST, policy=Threshold(0.5), max_new_tokens=8, session_id="s")
+    assert lost == ["s"]
+    tokens = [token for chunk in answer.chunks for token in chunk.tokens]
+    kept = [token for segment in (await stored(stub, "s")).segments for token in segment.tokens]
+    assert tokens
+    assert kept[-len(tokens) - len(FIRST) :] == [*FIRST, *tokens]
+    assert await num_prompts(stub) == (1 if is_new else 2)
 
 
 async def test_another_id_is_another_question(stack: Stack) -> None:

@@ -59,6 +59,7 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
         # Set when a call of Generate has ended, however it did.
         self.ended = threading.Event()
         self._sessions: dict[str, list[pb.GenerateResponse]] = {}
+        self._last: dict[str, str] = {}  # the id of each session's last question
         self._count = itertools.count()
         self._lock = threading.Lock()
         # Of each call, health included.
@@ -101,13 +102,8 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
         if not request.HasField("resume_from"):
             if request.text == "refuse":
                 raise invalid("policy.threshold.tau", "tau is 7.", "Give a number in [-1, 2].")
-            if request.only_if_new and session_id in self._sessions:
-                raise RstitchError(
-                    grpc.StatusCode.ALREADY_EXISTS, "SESSION_EXISTS", f"there is a session {session_id}."
-                )
-            self.questions.append(request)
-            asks = request.details.top_logprobs if request.HasField("details") else None
-            self._sessions[session_id] = [detailed(event, asks) for event in self.answer]
+            if not request.request_id or self._last.get(session_id) != request.request_id:
+                self._begin(session_id, request)
         elif session_id not in self._sessions:
             raise RstitchError(grpc.StatusCode.NOT_FOUND, "UNKNOWN_SESSION", f"there is no session {session_id}.")
         start = max(request.resume_from, NUM_PROMPT_TOKENS)
@@ -121,6 +117,14 @@ class FakeRouter(router_pb2_grpc.RouterServiceServicer):
             if rest is not None:
                 self.before_event(next(self._count))
                 yield rest
+
+    def _begin(self, session_id: str, request: pb.GenerateRequest) -> None:
+        if request.only_if_new and session_id in self._sessions:
+            raise RstitchError(grpc.StatusCode.ALREADY_EXISTS, "SESSION_EXISTS", f"there is a session {session_id}.")
+        self.questions.append(request)
+        asks = request.details.top_logprobs if request.HasField("details") else None
+        self._sessions[session_id] = [detailed(event, asks) for event in self.answer]
+        self._last[session_id] = request.request_id
 
     def GetTrajectory(self, request: pb.GetTrajectoryRequest, context: Any) -> pb.GetTrajectoryResponse:
         if request.session_id not in self._sessions:

@@ -87,8 +87,9 @@ def test_a_question_reaches_the_router_as_it_was_asked(router: FakeRouter, http:
     assert (asked.session_id, asked.guard, asked.cache_salt) == ("mine", pb.GUARD_OFF, "salt")
     assert asked.on_disconnect == pb.ON_DISCONNECT_STOP
     assert not asked.only_if_new
-    http.post(GENERATE, json={"text": "What?", "on_disconnect": "continue", "only_if_new": True})
+    http.post(GENERATE, json={"text": "What?", "on_disconnect": "continue", "only_if_new": True, "request_id": "r"})
     assert router.questions[-1].only_if_new
+    assert router.questions[-1].request_id == "r"
     assert (router.questions[-1].text, router.questions[-1].on_disconnect) == ("What?", pb.ON_DISCONNECT_CONTINUE)
 
 
