@@ -123,7 +123,7 @@ async def test_answers_on_a_cluster_under_which_a_primary_dies_are_those_of_an_u
         await stack.slm.start()
         await stack.llm.start()
         endless(stack)
-        stub = await stack.stub(await stack.router(redis_patience_s=30.0))
+        stub = await stack.stub(await stack.router(redis_patience_s=60.0))
         readings = {
             f"s{number}": Reading(stub, ask_for(session_id=f"s{number}", policy=threshold(0.5), max_new_tokens=200))
             for number in range(12)
@@ -133,9 +133,11 @@ async def test_answers_on_a_cluster_under_which_a_primary_dies_are_those_of_an_u
         dead = cluster.primaries[0]
         held_up = {name.rpartition(":")[2] for name in cluster.keys()[dead.port] if ":chunks:" in name}
         assert 0 < len(held_up) < len(readings)
+        cluster.hold_failovers(True)
         dead.stop()
         others = await asyncio.gather(*(reading for name, reading in readings.items() if name not in held_up))
         assert not any(reading.is_over for name, reading in readings.items() if name in held_up)
+        cluster.hold_failovers(False)
         answers = [*others, *[await readings[name] for name in held_up]]
         for answer in answers:
             assert answer.error is None

@@ -169,7 +169,8 @@ async def test_when_the_primary_dies_calls_wait_for_the_next_one(whole_again: Se
     assert found == [str(number).encode() for number in range(20)]
     assert confirming.num_unconfirmed > 0, "nobody is left who could confirm"
     events = [line["event"] for line in logs]
-    assert events.count("waiting for redis") == events.count("redis is back") == 1
+    # The next one may be read before it takes what is written.
+    assert 1 <= events.count("waiting for redis") == events.count("redis is back") <= 2
     assert events.count("replicas do not confirm what is written") == 1
     await own.close()
     await link.close()

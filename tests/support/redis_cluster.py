@@ -94,6 +94,12 @@ class ClusterProcesses:
                 found[node.port] = sorted(client.scan_iter(count=1000))
         return found
 
+    def hold_failovers(self, hold: bool) -> None:
+        """Lets no replica take over, or lets them do so again."""
+        for node in self._replicas:
+            with self._client(node) as client:
+                client.config_set("cluster-replica-no-failover", "yes" if hold else "no")
+
     def is_whole(self) -> bool:
         """Whether every node that lives finds all slots covered and knows the others."""
         num = len(self._primaries) + len(self._replicas)
