@@ -54,16 +54,16 @@ _COLUMNS: Columns = {
     "load": "{load}",
     "n": "{n}",
     "cores": "{cores:.2f}",
-    "answers/s predicted": "{predicted_rate:.1f}",
-    "measured": "{rate:.1f}",
-    "CPU ms an answer predicted": "{predicted_cpu_ms:.0f}",
-    "measured ": "{cpu_ms:.0f}",
-    "p50 ms predicted": "{predicted_p50_ms:.0f}",
-    "measured  ": "{p50_ms:.0f}",
-    "ratio": "{ratio_p50:.2f}",
-    "p95 ms predicted": "{predicted_p95_ms:.0f}",
-    "measured   ": "{p95_ms:.0f}",
-    "ratio ": "{ratio_p95:.2f}",
+    "predicted answers/s": "{predicted_rate:.1f}",
+    "measured answers/s": "{rate:.1f}",
+    "predicted CPU ms an answer": "{predicted_cpu_ms:.0f}",
+    "measured CPU ms": "{cpu_ms:.0f}",
+    "predicted p50 ms": "{predicted_p50_ms:.0f}",
+    "measured p50 ms": "{p50_ms:.0f}",
+    "p50 ratio": "{ratio_p50:.2f}",
+    "predicted p95 ms": "{predicted_p95_ms:.0f}",
+    "measured p95 ms": "{p95_ms:.0f}",
+    "p95 ratio": "{ratio_p95:.2f}",
 }
 
 
@@ -231,15 +231,14 @@ def _row(known: Known, name: str, load: Load, taken: Sequence[Spent], full: floa
         "cores": cores,
         "predicted_rate": state.rate,
         "rate": len(latencies) / took_s,
-        "predicted_cpu_ms": 1000 * fleet.cores_used(state) / state.rate,
         "cpu_ms": fmean(spent.cpu_ms for spent in taken),
-        "predicted_p50_ms": p50,
-        "predicted_p95_ms": p95,
         "p50_ms": median(latencies),
         "p95_ms": quantiles(latencies, n=20)[18],
     }
-    if p95 == math.inf:  # there were fewer cores than it was to have
+    if p95 == math.inf:  # there were fewer cores than this load takes
         return row
+    predicted_cpu_ms = 1000 * fleet.cores_used(state) / state.rate
+    row |= {"predicted_cpu_ms": predicted_cpu_ms, "predicted_p50_ms": p50, "predicted_p95_ms": p95}
     return row | {"ratio_p50": row["p50_ms"] / p50, "ratio_p95": row["p95_ms"] / p95}
 
 

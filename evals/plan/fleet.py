@@ -18,7 +18,6 @@ from evals.plan.steps import Steps, Stretched
 # Of the variance of a worker's speed, what is left of it in the mean over an answer's own duration: speed is forgotten
 # in about that time, since its sessions are by then others.
 _LEFT = 2 / math.e
-_MOST_STRETCH = 64.0
 _OTHER_PROCESSES = 3  # of a stack on one machine: router, Redis, a client
 _NORMAL = NormalDist()
 
@@ -196,27 +195,29 @@ class Fleet:
         beside = self.beside
         if not beside.cores:
             return 1.0
-        others = 1 - 1 / (sum(self.numbers.values()) + _OTHER_PROCESSES)
+        processes = sum(self.numbers.values()) + _OTHER_PROCESSES
+        most = max(1.0, processes / beside.cores)  # where all of them want a core
         outside = rate * self.answers.tokens * (beside.router_us + beside.worker_us) / 1e6
 
-        def told(stretch: float) -> float:
-            used = outside
-            for role in self.taking_part:
-                loaded = self.station(role, stretch).at(rate / self.numbers[role])
-                if loaded.is_overloaded:
-                    return math.inf
-                used += self.numbers[role] * loaded.busy / stretch
-            return 1 + _waiting_share(used * others, beside.cores) if used < beside.cores else math.inf
+        def used(stretch: float) -> float:
+            loads = {role: self.station(role, stretch).at(rate / self.numbers[role]) for role in self.taking_part}
+            return outside + sum(self.numbers[role] * loaded.busy / stretch for role, loaded in loads.items())
 
-        low = high = 1.0
-        while told(high) > high:
-            low, high = high, 1.5 * high
-            if high > _MOST_STRETCH:
-                return math.inf
+        def told(stretch: float) -> float:
+            if (cores := used(stretch)) >= beside.cores:
+                return most
+            # Where there is less than a core, all of it is slower by that much to begin with.
+            waiting = _waiting_share(cores * (1 - 1 / processes), beside.cores)
+            return min(most, max(1.0, 1 / beside.cores) * (1 + waiting))
+
+        low, high = 1.0, most
         while high - low > 1e-4 * high:
             middle = (low + high) / 2
             low, high = (middle, high) if told(middle) > middle else (low, middle)
-        return high
+        is_full = used(high) >= beside.cores or any(
+            self.station(role, high).at(rate / self.numbers[role]).is_overloaded for role in self.taking_part
+        )
+        return math.inf if is_full else high
 
 
 def _waiting_share(used: float, cores: float) -> float:

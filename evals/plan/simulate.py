@@ -21,6 +21,7 @@ from rich.console import Console
 from evals.asking.values import some_of
 from evals.figures.provenance import line, provenance
 from evals.figures.report import Columns, Row, terminal_table
+from evals.plan.finite import finite
 from evals.plan.fleet import Fleet, State
 from evals.plan.models import beside_of, models_of
 from evals.plan.options import PlanOptions
@@ -96,7 +97,7 @@ def run(options: Options) -> int:
         found["spread"] += [_spread_row(way, role, seen) for role in fleet.taking_part]
     found["facts"] = provenance()
     if options.json:
-        json.dump(found, sys.stdout, indent=1)
+        json.dump(finite(found), sys.stdout, indent=1)
         sys.stdout.write("\n")
         return 0
     _tell(found, state, options, Console(width=None if sys.stdout.isatty() else 140, highlight=False))

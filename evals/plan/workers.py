@@ -19,6 +19,7 @@ from rich.console import Console
 
 from evals.figures.report import Columns, Row, terminal_table
 from evals.options import at_most_one
+from evals.plan.finite import finite
 from evals.plan.fleet import Fleet
 from evals.plan.load import Role
 from evals.plan.models import beside_of, models_of
@@ -99,7 +100,7 @@ def run(options: Options) -> int:
 
         plot_loads(fleet, rate, options.plot)
     if options.json:
-        json.dump(found, sys.stdout, indent=1)
+        json.dump(finite(found), sys.stdout, indent=1)
         sys.stdout.write("\n")
         return 0
     _tell(found, chosen, Console(width=None if sys.stdout.isatty() else 140, highlight=False))

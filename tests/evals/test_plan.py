@@ -157,6 +157,8 @@ def test_cores_that_all_share_stretch_steps_and_bound_the_rate() -> None:
     stretches = [shared.at(share * shared.saturation_of_all).stretch for share in (0.1, 0.5, 0.9)]
     assert 1 < stretches[0] < stretches[1] < stretches[2]
     assert shared.at(1).latency.mean_s > apart.at(1).latency.mean_s
+    half = replace(one, beside=Beside(router_us=0, cores=0.5))
+    assert half.at(1e-6).stretch == pytest.approx(2, rel=1e-3), "half a core takes twice as long"
     assert shared.at(1.01 * shared.saturation_of_all).latency.mean_s == math.inf
 
 
@@ -226,6 +228,16 @@ def test_what_cannot_be_planned_is_refused_by_its_flag(
 ) -> None:
     assert main([*PAIR, *flags]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_workers_that_are_too_few_are_told_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--latency-model", str(latency_file(tmp_path)), "--slm-workers", "1", "--llm-workers", "1"]
+    assert main([*flags, "--rate", "1000", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert found["saturation"] < 1000
+    assert {row["p95_s"] for row in found["chosen"]} == {None}
+    assert main([*flags, "--rate", "1000"]) == 0
+    assert "An answer takes inf s" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_model_that_nobody_knows_is_refused_with_those_that_are(
