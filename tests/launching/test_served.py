@@ -153,7 +153,7 @@ def _bound(redis_process: RedisProcess, session_id: str) -> str:
 def test_a_fleet_of_ones_own_cluster_ends_with_its_command(right: list[tuple[int, ...]], tmp_path: Path) -> None:
     """Where there is no cluster: `--address local`, with a Redis and a gateway of its own."""
     output = tmp_path / "output"
-    env = {**os.environ, "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")}
+    env = {**os.environ, "RAY_AUTH_TOKEN": "a" * 64}
     words = [sys.executable, "-m", "rstitch.cli.app", "ray", "up", "--address", "local", "--cpu", "--http"]
     with output.open("w") as log:
         process = subprocess.Popen(words, stdout=log, stderr=log, env=env)
