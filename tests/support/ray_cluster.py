@@ -29,6 +29,8 @@ _VARIABLES = {
     "RAY_worker_register_timeout_seconds": "120",
 }
 _TRIES = 3
+LATE = "timed out during startup"  # as Ray says it
+WHY_LATE = "Ray does not start: this machine is too busy for the 15 s that Ray gives its own agents"
 
 
 def node() -> dict[str, Any]:
@@ -54,7 +56,7 @@ def ray_cluster(num_nodes: int = 2) -> Iterator[Any]:
 
 
 def _started(num_nodes: int) -> Any:
-    """Tries some times: a node ends by itself if one of its agents takes more than 15 s to start, which nothing sets."""
+    """Tries some times: a node ends by itself if one of its agents takes over 15 s to start, which nothing sets."""
     from ray.cluster_utils import Cluster
 
     for _ in range(_TRIES):
@@ -64,8 +66,8 @@ def _started(num_nodes: int) -> Any:
                 cluster.add_node(**node())
         except Exception as error:
             cluster.shutdown()
-            if "timed out during startup" not in str(error):
+            if LATE not in str(error):
                 raise
         else:
             return cluster
-    pytest.skip("Ray does not start: this machine is too busy for the 15 s that Ray gives its own agents")
+    pytest.skip(WHY_LATE)
