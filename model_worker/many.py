@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 
 import grpc
 
@@ -18,7 +19,8 @@ from rstitch.errors import RstitchError, to_proto
 from rstitch.service.failures import internal
 from rstitch.v1 import worker_pb2
 
-# Bytes of parts from which on a message takes no more: a part may have the hidden states of a whole piece.
+# Bytes of parts that a message has room for: a part may have the hidden states of a whole piece. One that is larger goes
+# alone, so that it goes wherever it would go as a message of Decode.
 _FULL = 1 << 20
 
 Runs = AsyncIterator[worker_pb2.DecodeRequest]
@@ -70,9 +72,8 @@ class Many:
             await asyncio.wait(tasks)
 
     def _next_parts(self) -> list[worker_pb2.DecodeManyResponse.Part]:
-        num = size = 0
-        while num < len(self._parts) and size < _FULL:
-            size += self._parts[num].ByteSize()
+        num, size = 1, self._parts[0].ByteSize()
+        while num < len(self._parts) and (size := size + self._parts[num].ByteSize()) <= _FULL:
             num += 1
         parts, self._parts = self._parts[:num], self._parts[num:]
         return parts
@@ -88,6 +89,8 @@ class Many:
                     if stream is None:
                         stream = self._streams[message.stream] = _Stream()
                         stream.task = asyncio.create_task(self._serve(message.stream, stream))
+                        # Not by the task: one that is cancelled before its first step runs nothing of it.
+                        stream.task.add_done_callback(partial(self._over, message.stream))
                     stream.runs.put_nowait(message.run)
                 elif stream is not None and stream.task is not None:
                     stream.task.cancel()
@@ -107,9 +110,10 @@ class Many:
             self._fail(number, error)
         except Exception as error:  # noqa: BLE001 - as for a call: whatever is left is a bug, and the caller's INTERNAL
             self._fail(number, internal(error, "call failed", method="DecodeMany"))
-        finally:
-            del self._streams[number]
-            self._wake.set()
+
+    def _over(self, number: int, _: asyncio.Task[None]) -> None:
+        del self._streams[number]
+        self._wake.set()
 
     def _fail(self, number: int, error: RstitchError) -> None:
         status = to_proto(error).SerializeToString()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from typing import Any
@@ -156,3 +157,34 @@ def test_an_error_comes_back_from_its_message() -> None:
     for data in (b"", b"\xff", b"\x08\x63"):
         with pytest.raises(ValueError, match="no status"):
             from_proto(data)
+
+
+async def said_by(served: many.Many, *messages: pb.DecodeManyRequest) -> list[pb.DecodeManyResponse]:
+    async def asked() -> AsyncIterator[pb.DecodeManyRequest]:
+        for message in messages:
+            yield message
+
+    return [message async for message in served.serve(asked())]
+
+
+async def test_a_stream_that_is_cancelled_before_it_begins_leaves_nothing() -> None:
+    async def decode(runs: AsyncIterator[pb.DecodeRequest]) -> AsyncIterator[pb.DecodeResponse]:
+        async for asked in runs:
+            yield pb.DecodeResponse(tokens=asked.tokens)
+
+    # All of it is there at once, so that no stream has had a turn when the first is cancelled.
+    async with asyncio.timeout(10):
+        (message,) = await said_by(many.Many(decode), run(1), pb.DecodeManyRequest(stream=1), run(2))
+    assert [(part.stream, list(part.response.tokens)) for part in message.parts] == [(2, PROMPTS[2])]
+
+
+async def test_what_is_large_is_not_put_upon_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(many, "_FULL", 1000)
+
+    async def decode(runs: AsyncIterator[pb.DecodeRequest]) -> AsyncIterator[pb.DecodeResponse]:
+        async for asked in runs:
+            yield pb.DecodeResponse(tokens=asked.tokens)
+
+    sizes = {1: 100, 2: 100, 3: 950, 4: 5000, 5: 100}
+    said = await said_by(many.Many(decode), *(run(number, tokens=[1] * size) for number, size in sizes.items()))
+    assert [[part.stream for part in message.parts] for message in said] == [[1, 2], [3], [4], [5]]
