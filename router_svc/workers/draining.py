@@ -36,7 +36,8 @@ class Left:
 async def drain(fleet: Fleet, worker_id: str, *, undo: bool) -> AsyncGenerator[Left, None]:
     """Drains a worker, and yields what is left there until it is empty; with `undo` takes that back, and yields once.
 
-    Raises RstitchError: NOT_FOUND (WORKER_UNKNOWN); UNAVAILABLE if the worker cannot be asked.
+    Raises RstitchError: NOT_FOUND (WORKER_UNKNOWN); UNAVAILABLE if the worker cannot be asked; ABORTED (DRAIN_UNDONE)
+    if somebody takes it back meanwhile; FAILED_PRECONDITION if it is about to end, and is to take sessions again.
     """
     member = fleet.find(worker_id)
     if member is None:
@@ -52,6 +53,20 @@ async def drain(fleet: Fleet, worker_id: str, *, undo: bool) -> AsyncGenerator[L
         if undo or is_empty:
             return
         await asyncio.sleep(_LOOK_S)
+        await _check_drains(member)
+
+
+async def _check_drains(member: Member) -> None:
+    """Raises RstitchError if the worker says that it does not drain: to ask how far it is would drain it again."""
+    try:
+        info = await member.client.info()
+    except RstitchError as error:
+        raise _cannot_be_asked(member, error) from error
+    if not info.draining:
+        member.mark_draining(False, time.monotonic())
+        what = f"the worker {member.id} does not drain any more: somebody took it back, or it was started again."
+        remedy = "Drain it anew if that was not meant."
+        raise RstitchError(grpc.StatusCode.ABORTED, "DRAIN_UNDONE", what, remedy=remedy)
 
 
 async def _ask(member: Member, *, undo: bool) -> tuple[int, int]:
@@ -61,9 +76,15 @@ async def _ask(member: Member, *, undo: bool) -> tuple[int, int]:
         if error.code is grpc.StatusCode.UNIMPLEMENTED:
             what, remedy = f"the worker {member.id} is of a release that does not drain.", "Stop it with SIGTERM."
             raise RstitchError(grpc.StatusCode.FAILED_PRECONDITION, "WORKER_TOO_OLD", what, remedy=remedy) from error
-        what = f"the worker {member.id} at {member.address} cannot be asked: {error.message}."
-        remedy = "If it was stopped, nothing is left there."
-        raise RstitchError(grpc.StatusCode.UNAVAILABLE, "WORKER_UNAVAILABLE", what, remedy=remedy) from error
+        if error.reason == "WORKER_ENDING":
+            raise
+        raise _cannot_be_asked(member, error) from error
+
+
+def _cannot_be_asked(member: Member, error: RstitchError) -> RstitchError:
+    what = f"the worker {member.id} at {member.address} cannot be asked: {error.message}."
+    remedy = "If it was stopped, nothing is left there."
+    return RstitchError(grpc.StatusCode.UNAVAILABLE, "WORKER_UNAVAILABLE", what, remedy=remedy)
 
 
 def _unknown(worker_id: str, members: list[Member]) -> RstitchError:

@@ -146,8 +146,8 @@ class Fleet:
         self._heads[model].keep(name, data)
 
     def find(self, worker_id: str) -> Member | None:
-        """The worker of an id, or at an address."""
-        members = self.members()
+        """The worker of an id, or at an address; of several the one that answers."""
+        members = sorted(self.members(), key=lambda each: not each.answers)
         by_id = [each for each in members if each.id == worker_id]
         return next(iter(by_id + [each for each in members if each.address == worker_id]), None)
 

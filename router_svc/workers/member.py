@@ -123,14 +123,16 @@ class Member:
         was_polled, told = self.is_polled, found.announcement
         self._standing = found.standing
         self.draining = self._is_told_to_drain or self.is_leaving
-        if told is None or told == self.announcement or found.standing is not Standing.THERE:
+        if told is None or found.standing is not Standing.THERE:
+            return self.is_polled and not was_polled
+        self._says_draining(told.draining, now)
+        if told == self.announcement:  # of an idle worker each is as the one before
             return self.is_polled and not was_polled
         is_new = self.announcement is None or told.instance_id != self.announcement.instance_id
         self.announcement = told
         self.load.said(told.num_sessions, before)
         self.num_pages, self.num_free_pages = told.num_pages, told.num_free_pages
         self.num_running = told.num_running + told.num_waiting
-        self._says_draining(told.draining, now)
         return is_new
 
     def said(self, info: WorkerInfo, asked_at: float, now: float) -> None:

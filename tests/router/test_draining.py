@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 import pytest
 
+from rstitch.errors import RstitchError, from_rpc_error
 from rstitch.v1 import router_pb2
 from tests.support.asking import Reading, ask_for, check_kept, refused, take, threshold, until
 from tests.support.endless import expected
@@ -96,3 +97,37 @@ async def test_a_worker_that_is_gone_or_too_old_says_so(stack: Stack, monkeypatc
     monkeypatch.setattr(old, "Drain", too_old)
     await old.start()
     await until(lambda: told("WORKER_TOO_OLD"))
+
+
+async def test_who_takes_it_back_is_not_overruled_by_who_still_waits(stack: Stack) -> None:
+    await fleet(stack, 2, 1)
+    stubs = [await stack.stub(await stack.router()) for _ in range(2)]
+    for stub in stubs:
+        await all_ready(stub, 3)
+    waiting = aiter(drained(stubs[0], "slm-0"))
+    assert not (await anext(waiting)).is_empty
+    assert [left.is_empty async for left in drained(stubs[1], "slm-0", undo=True)] == [False]
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        assert not [left async for left in waiting if left.is_empty]
+    error = from_rpc_error(caught.value)
+    assert (error.code, error.reason) == (grpc.StatusCode.ABORTED, "DRAIN_UNDONE")
+    assert not stack.slm.draining
+    for stub in stubs:
+        await all_ready(stub, 3)
+
+
+async def test_a_worker_that_ends_is_not_taken_back_and_says_why(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    await fleet(stack, 2, 1)
+    ending = RstitchError(grpc.StatusCode.FAILED_PRECONDITION, "WORKER_ENDING", "it ends", remedy="Start it again.")
+
+    async def ends(request: Any, context: Any) -> None:
+        raise ending
+
+    await stack.slm.stop()
+    monkeypatch.setattr(stack.slm, "Drain", ends)
+    await stack.slm.start()
+    stub = await stack.stub(await stack.router())
+    await all_ready(stub, 3)
+    error = await refused(drained(stub, "slm-0", undo=True))
+    assert (error.code, error.reason) == (ending.code, ending.reason)
+    assert error.remedy == ending.remedy

@@ -12,6 +12,7 @@ import pytest
 
 from router_svc.main import Router
 from rstitch.errors import RstitchError
+from rstitch.v1 import router_pb2
 from tests.support.announcing import Announcer, announcing
 from tests.support.asking import Reading, ask_for, check_kept, refused, take, threshold, until
 from tests.support.endless import expected
@@ -197,3 +198,19 @@ async def test_two_fleets_share_a_redis_and_nothing_else(stack: Stack, announcer
                 await asked(stack, stub, name)
                 assert homes(stack.slms, name) == [stack.slms[index]]
                 assert homes(stack.llms, name) == [stack.llms[index]]
+
+
+async def test_a_drain_that_is_taken_back_elsewhere_is_heard_of_an_idle_worker(
+    stack: Stack, announcer: Announcer
+) -> None:
+    await fleet(stack, 2, 1, delay_s=0)
+    await announcer.join(*stack.slms, stack.llm)
+    router = await stack.router(**NOBODY)
+    stub = await stack.stub(router)
+    await all_ready(stub, 3)
+    draining = stub.DrainWorker(router_pb2.DrainWorkerRequest(worker_id="slm-0"))
+    await draining.read()
+    draining.cancel()
+    stack.slm.draining = False  # first announced while this router knows better; what follows is the same
+    status = await all_ready(stub, 3)
+    assert not any(each.draining for each in status.members)
