@@ -19,8 +19,8 @@ from rstitch.errors import RstitchError, to_proto
 from rstitch.service.failures import internal
 from rstitch.v1 import worker_pb2
 
-# Bytes of parts that a message has room for: a part may have the hidden states of a whole piece. One that is larger goes
-# alone, so that it goes wherever it would go as a message of Decode.
+# Bytes of parts that a message has room for: a part may have the hidden states of a whole piece. One that is larger
+# goes alone, so that it goes wherever it would go as a message of Decode.
 _FULL = 1 << 20
 
 Runs = AsyncIterator[worker_pb2.DecodeRequest]
