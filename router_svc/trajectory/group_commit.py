@@ -15,6 +15,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Generic, TypeVar
 
+import structlog
+
+_log = structlog.get_logger(__name__)
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -63,8 +66,13 @@ class GroupCommit(Generic[T, R]):
             group, self._waiting = self._waiting[: self._max_group], self._waiting[self._max_group :]
             try:
                 results = await self._send([item for item, _ in group])
+                if len(results) != len(group):
+                    raise RuntimeError(f"{len(results)} results for {len(group)} writes")
             except Exception as error:  # noqa: BLE001 - each of those who wait is told
                 results = [error] * len(group)
             for (_, done), result in zip(group, results, strict=True):
-                done(result)
+                try:
+                    done(result)
+                except Exception as error:  # noqa: BLE001 - a bug of one caller must not end the writes of all
+                    _log.error("a write's result was not taken", exc_info=error)
         self._task = None

@@ -130,9 +130,9 @@ class Journal:
             return
         usage, chunks = self._pending[num - 1][1], [chunk for chunk, _ in self._pending[:num]]
         chunks = joined(chunks) if num > 1 else chunks
-        self._is_under_way, self._is_quiet = True, False
         told = partial(self._told, num, chunks, usage)
         self._store.append_once(self._name, self._owned, self.length, chunks, usage, told)
+        self._is_under_way, self._is_quiet = True, False  # not before: what cannot be sent is told by nobody
 
     def _told(self, num: int, chunks: list[Chunk], usage: Usage, is_cancelled: bool | None) -> None:
         """An append is over; None: the task is to find out what became of it."""
@@ -142,12 +142,12 @@ class Journal:
                 self._work.set()
             else:
                 self._take_stored(num, chunks, usage, is_cancelled)
+            self._begin()
         except Exception as error:  # noqa: BLE001 - a reader's fault is this answer's, and not of those beside it
             self._bug = error
             self._work.set()
         if self._ended is not None and not self._ended.done():
             self._ended.set_result(None)
-        self._begin()
 
     async def _no_append(self) -> None:
         """Waits until no append is under way that nobody waits for."""

@@ -7,9 +7,10 @@ may come twice, and none is lost.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain
 from typing import Protocol
 
 import grpc
@@ -75,20 +76,28 @@ class Export:
         )
         if not ids and not self._file:
             return 0
+        fetched = self._fetched(ids, exported)
+        first = next(fetched, None)
+        num = 0
+        if first is not None or self._file:
+            num = self._write(chain([first] if first is not None else [], fetched), exported, len(ids), progress)
+        if not self._file:
+            exported.forget_old()
+            with self._place.write(STATE) as stream:
+                stream.write(exported.to_json())
+        return num
+
+    def _write(self, trajectories: Iterable[Trajectory], exported: Exported, total: int, progress: Progress) -> int:
         name = self._file or f"part-{exported.num_parts:06d}.{self._format}"
         num = 0
         # Closed in any case; what it holds of a round that broke off goes with the file.
         with self._place.write(name) as stream, contextlib.closing(WRITERS[self._format](stream)) as writer:
-            for place, trajectory in enumerate(self._fetched(ids, exported)):
+            for trajectory in trajectories:
                 writer.add(row_of(trajectory))
                 exported.note(trajectory)
                 num += 1
-                progress(place + 1, len(ids))
-        if not self._file:
-            exported.num_parts += 1
-            exported.forget_old()
-            with self._place.write(STATE) as stream:
-                stream.write(exported.to_json())
+                progress(num, total)
+        exported.num_parts += 1
         return num
 
     def _fetched(self, ids: list[str], exported: Exported) -> Iterator[Trajectory]:
@@ -103,3 +112,5 @@ class Export:
             # Its next answer may have begun since it was listed: that comes when it is over.
             if self._wanted.running or trajectory.state is not TrajectoryState.RUNNING:
                 yield trajectory
+            else:
+                exported.labels.pop(session_id, None)  # the label was of the answer before, and is no change any more

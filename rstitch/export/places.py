@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -15,6 +17,8 @@ from rstitch.errors import RstitchError, invalid
 from rstitch.export.writers import pyarrow
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://")
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+_COPIED = 1 << 20  # bytes at once
 
 
 class Place(Protocol):
@@ -48,9 +52,11 @@ class Folder:
                 os.fsync(stream.fileno())
             os.chmod(made, 0o666 & ~_umask())
             os.replace(made, self._path / name)
-        except BaseException:
+        except BaseException as error:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(made)
+            if isinstance(error, OSError) and error.errno in _FULL:
+                raise _unusable(str(self._path), error) from error
             raise
 
     def read(self, name: str) -> bytes | None:
@@ -72,23 +78,17 @@ class Bucket:
 
     @contextlib.contextmanager
     def write(self, name: str) -> Iterator[IO[bytes]]:
-        """Opens an object. Raises: RstitchError where the store refuses it."""
-        path = f"{self._path}/{name}"
-        try:
-            self._files.create_dir(self._path, recursive=True)
-            stream = self._files.open_output_stream(path)
-        except OSError as error:
-            raise _unusable(self._path, error) from error
-        try:
-            yield stream
-        except BaseException:
-            # What was written so far must not be taken for all of it.
-            with contextlib.suppress(OSError):
-                stream.close()
-            with contextlib.suppress(OSError):
-                self._files.delete_file(path)
-            raise
-        stream.close()
+        """Opens a file of this machine that becomes the object. Raises: RstitchError where the store refuses it."""
+        # An object cannot be given up once it is open: closed, it is there in place of the one before.
+        with tempfile.TemporaryFile() as kept:
+            yield kept
+            kept.seek(0)
+            try:
+                self._files.create_dir(self._path, recursive=True)
+                with self._files.open_output_stream(f"{self._path}/{name}") as stream:
+                    shutil.copyfileobj(kept, stream, _COPIED)
+            except OSError as error:
+                raise _unusable(self._path, error) from error
 
     def read(self, name: str) -> bytes | None:
         """Gives an object's bytes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ from typer.testing import CliRunner
 from router_svc.main import Router
 from rstitch.cli.app import app
 from rstitch.client.aio import AsyncClient
+from rstitch.client.sync import Client
 from rstitch.client.types import Threshold
 from rstitch.errors import RstitchError
 from rstitch.export import changes
@@ -163,8 +165,6 @@ class Breaking:
 async def test_a_run_that_breaks_off_leaves_nothing_and_loses_nothing(
     router: Router, client: AsyncClient, tmp_path: Path
 ) -> None:
-    from rstitch.client.sync import Client
-
     await asked(client, "a", "b", "c")
 
     def broken() -> list[str]:
@@ -178,6 +178,62 @@ async def test_a_run_that_breaks_off_leaves_nothing_and_loses_nothing(
     assert (await exported(router, "--to", str(tmp_path), "--format", "parquet")).exit_code == 0
     assert pq.read_table(tmp_path / "part-000000.parquet")["session_id"].to_pylist() == ["a", "b", "c"]
     assert sorted(os.listdir(tmp_path)) == [STATE, "part-000000.parquet"]
+
+
+class Orphaned:
+    """A client of a router where a session was last written to long ago: the listing is not read so far."""
+
+    def __init__(self, client: Any, session_id: str) -> None:
+        self._client = client
+        self._session_id = session_id
+        self.trajectory = client.trajectory
+
+    def trajectories(self, *args: Any, **kwargs: Any) -> Any:
+        return (each for each in self._client.trajectories(*args, **kwargs) if each.session_id != self._session_id)
+
+
+async def test_an_answer_whose_router_died_behind_a_labelled_one_makes_no_parts(
+    stack: Stack, router: Router, client: AsyncClient, tmp_path: Path
+) -> None:
+    await asked(client, "a")
+    await client.label_trajectory("a", True)
+    assert (await exported(router, "--to", f"{tmp_path}/")).exit_code == 0
+    endless(stack, delay_s=0.05)
+    reading = await Reading(await stack.stub(router), ask_for(session_id="a", max_new_tokens=500)).has(1)
+
+    def rounds() -> list[int]:
+        with Client(f"127.0.0.1:{router.port}") as own:
+            export = Export(Orphaned(own, "a"), Folder(tmp_path), "", "jsonl", Wanted())
+            return [export.round(lambda done, total: None) for _ in range(2)]
+
+    assert await asyncio.to_thread(rounds) == [0, 0]
+    assert sorted(os.listdir(tmp_path)) == [STATE, "part-000000.jsonl"]
+    assert not reading.is_over
+    await client.cancel("a")
+    assert (await exported(router, "--to", f"{tmp_path}/")).exit_code == 0
+    assert [(row["session_id"], row["label"]) for row in lines(tmp_path / "part-000001.jsonl")] == [("a", None)]
+
+
+def _break_off(stream: Any) -> None:
+    stream.write(b"a part")
+    raise ConnectionError("gone")
+
+
+def test_a_round_that_breaks_off_leaves_what_was_there(tmp_path: Path) -> None:
+    bucket, _ = place_of(f"file://{tmp_path}/all.jsonl")
+    for place in (bucket, Folder(tmp_path)):
+        with place.write("all.jsonl") as stream:
+            stream.write(b"whole")
+        with pytest.raises(ConnectionError), place.write("all.jsonl") as stream:
+            _break_off(stream)
+        assert place.read("all.jsonl") == b"whole"
+    assert os.listdir(tmp_path) == ["all.jsonl"]
+
+
+def test_a_full_disk_is_said(tmp_path: Path) -> None:
+    with pytest.raises(RstitchError, match="No space left"), Folder(tmp_path).write("all.jsonl"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert os.listdir(tmp_path) == []
 
 
 async def test_it_follows_until_it_is_stopped(router: Router, client: AsyncClient, tmp_path: Path) -> None:

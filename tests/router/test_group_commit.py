@@ -56,3 +56,19 @@ async def test_who_leaves_harms_nobody() -> None:
     for left in (0, 3):
         with pytest.raises(asyncio.CancelledError):
             await tasks[left]
+
+
+async def test_who_cannot_take_a_result_holds_up_nobody() -> None:
+    async def send(items: list[int]) -> Sequence[int | Exception]:
+        return items[:-1] if 9 in items else items
+
+    def refuses(_: int | Exception) -> None:
+        raise ValueError("a bug")
+
+    commit = GroupCommit(send, max_group=2)
+    commit.submit(0, refuses)
+    async with asyncio.timeout(10):
+        assert await asyncio.gather(*(commit(item) for item in range(1, 5))) == [1, 2, 3, 4]
+        with pytest.raises(RuntimeError, match="0 results for 1"):
+            await commit(9)
+        assert await commit(5) == 5

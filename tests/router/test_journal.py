@@ -146,3 +146,27 @@ def test_a_usage_that_a_newer_router_counted_is_read() -> None:
     kept = Usage(num_prompt_tokens=3).as_dict()
     kept |= {"num_of_tomorrow": 1, "breakdown": kept["breakdown"] | {"place_of_tomorrow_us": 1}}
     assert Usage.from_dict(kept) == Usage(num_prompt_tokens=3)
+
+
+async def test_what_cannot_be_sent_ends_its_journal_and_keeps_nobody_waiting(
+    store: TrajectoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = Recorder()
+    first, second = [Journal(store, name, await begun(store, session=name), 3, Usage(), seen.show) for name in "st"]
+    sends = store.append_once
+
+    def refuses(*args: Any) -> None:
+        raise ValueError("a bug")
+
+    async with asyncio.timeout(10):
+        first.add(chunk(Source.SLM, 3, 4), Usage())
+        first.add(chunk(Source.SLM, 4, 5), Usage())  # goes once the first is stored
+        monkeypatch.setattr(store, "append_once", refuses)
+        with pytest.raises(ValueError, match="a bug"):
+            second.add(chunk(Source.SLM, 3, 4), Usage())
+        with pytest.raises(ValueError, match="a bug"):
+            await first.task
+        monkeypatch.setattr(store, "append_once", sends)
+        await second.interrupt()
+        await first.interrupt()
+    assert sorted(joined_tokens(seen.chunks)) == [4, 4, 5]
