@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import redis
 
+from router_svc.trajectory import keys
 from rstitch.client.aio import AsyncClient
 from rstitch.client.types import Answer, LlmOnly, Sampling, Threshold
 from rstitch.local.stack import LocalStack
@@ -43,8 +44,7 @@ async def clients(fleet: LocalStack) -> AsyncIterator[list[AsyncClient]]:
 def binding(fleet: LocalStack, session_id: str) -> dict[str, str]:
     """Which workers have a session, as Redis itself has it, read with nothing of ours but the key."""
     with redis.Redis.from_url(fleet.redis_url) as connection:
-        names = [key for key in connection.keys("*trajectory*") if session_name(session_id).encode() in key]
-        (name,) = names
+        name = keys.trajectory(session_name(session_id))
         found = connection.hmget(name, "slm_worker", "llm_worker")
     return {"slm": found[0].decode(), "llm": found[1].decode()}
 
