@@ -18,6 +18,8 @@ _log = structlog.get_logger(__name__)
 _LOOK_S = 0.2
 # By then all routers know it, from the worker's announcement or by asking it: none sends anybody new.
 _KNOWN_S = 2.0
+# Of an id that nobody has, so much is said back: more would not fit into what an error may carry.
+_LONGEST_ID = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,7 @@ async def drain(fleet: Fleet, worker_id: str, *, undo: bool) -> AsyncGenerator[L
     """
     member = fleet.find(worker_id)
     if member is None:
-        raise _unknown(worker_id, fleet.members())
+        raise _unknown(worker_id)
     _log.info("worker is taken back" if undo else "worker is drained", worker=member.id, address=member.address)
     since = time.monotonic()
     while True:
@@ -87,8 +89,8 @@ def _cannot_be_asked(member: Member, error: RstitchError) -> RstitchError:
     return RstitchError(grpc.StatusCode.UNAVAILABLE, "WORKER_UNAVAILABLE", what, remedy=remedy)
 
 
-def _unknown(worker_id: str, members: list[Member]) -> RstitchError:
-    known = ", ".join(member.id for member in members)
-    what = f"there is no worker {worker_id!r}; there are {known}." if known else "no worker is known."
+def _unknown(worker_id: str) -> RstitchError:
+    """Without those that there are: one that was given no id has its address for it."""
+    what = f"there is no worker {worker_id[:_LONGEST_ID]!r}."
     remedy = "Name a worker's id or address, as `rstitch status` shows them."
     return RstitchError(grpc.StatusCode.NOT_FOUND, "WORKER_UNKNOWN", what, field="worker_id", remedy=remedy)

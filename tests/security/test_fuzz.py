@@ -20,7 +20,7 @@ from tests.worker.conftest import StartWorker, model_folder, start_worker
 __all__ = ["model_folder", "start_worker"]
 
 _AT_ONCE = 8
-COUNTS = [200, pytest.param(10_000, marks=[pytest.mark.soak, pytest.mark.timeout(7200)])]
+COUNTS = [300, pytest.param(10_000, marks=[pytest.mark.soak, pytest.mark.timeout(7200)])]
 SESSIONS = tuple(f"s{number}" for number in range(6))
 OF_ROUTER: dict[str, tuple[Any, ...]] = {
     "session_id": SESSIONS,
