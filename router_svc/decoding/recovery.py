@@ -80,6 +80,7 @@ class Recovery:
         if error.code is grpc.StatusCode.RESOURCE_EXHAUSTED and error.reason != "MESSAGE_TOO_LARGE":
             if not self._went_elsewhere(model, "full", needs_room=True):
                 await self._pause(self._full, model, error)
+                self._tried.clear()  # meanwhile any of them may have got room
             return
         if error.reason == "SESSION_BUSY":
             await self._pause(self._lost, model, error)

@@ -22,7 +22,7 @@ from router_svc.workers.informing import files_of, info_of
 from router_svc.workers.kept_heads import KeptHeads
 from router_svc.workers.many import DecodeMany
 from router_svc.workers.runs import WorkerInfo
-from router_svc.workers.streams import DecodeStream, OpenStream, StreamOfMany, consultation_of
+from router_svc.workers.streams import DecodeStream, NoStream, OpenStream, StreamOfMany, consultation_of
 from rstitch.errors import RstitchError, from_rpc_error
 from rstitch.v1 import worker_pb2, worker_pb2_grpc
 
@@ -46,6 +46,7 @@ class WorkerClient:
         self._open_stream = stream
         self._connection = connection
         self._channel: Any = None  # that of the stub
+        self._is_gone = False
         self._has_many = False  # whether the worker serves DecodeMany
         self._many: DecodeMany | None = None  # the newest call of it
         self._heads = KeptHeads() if heads is None else heads
@@ -67,6 +68,7 @@ class WorkerClient:
 
     async def drain(self, *, undo: bool, timeout_s: float = 5.0) -> tuple[int, int]:
         """Lets the worker take no new sessions, or again some. Returns how many runs and streams it has yet."""
+        self._check_there()
         try:
             left = await self._stub.Drain(worker_pb2.DrainRequest(undo=undo), timeout=timeout_s)
         except grpc.aio.AioRpcError as exc:
@@ -83,6 +85,8 @@ class WorkerClient:
 
     def open(self, session_id: str) -> DecodeStream:
         """A stream of runs for one session; a worker that is not there fails its first run."""
+        if self._is_gone:  # the connection may be closed, and what a worker says that goes on is not to be heard
+            return NoStream(_not_there(), session_id)
         # A call for each session is what a trace shows, and what streams of somebody's own are made for.
         if self._has_many and not self._connection.is_traced and self._open_stream is DecodeStream:
             stream: DecodeStream = StreamOfMany(self._current_many(), session_id)
@@ -105,6 +109,7 @@ class WorkerClient:
 
         Told are those with an entropy over `above`; their positions count `tokens`.
         """
+        self._check_there()
         call = self._stub.Observe(
             worker_pb2.ObserveRequest(
                 tokens=tokens, start=start, above=above, masked_tokens=masked_tokens, cache_salt=cache_salt
@@ -140,6 +145,7 @@ class WorkerClient:
 
     def lose(self) -> None:
         """The worker is gone, and nothing that it may still say is to be heard."""
+        self._is_gone = True
         for stream in list(self._streams):
             stream.lose(_not_there())
         observing, self._observing = self._observing, set()
@@ -149,6 +155,10 @@ class WorkerClient:
     async def close(self, grace_s: float | None = None) -> None:
         """Closes the connection; calls in flight are cancelled, after `grace_s` if that is given."""
         await self._connection.close(grace_s)
+
+    def _check_there(self) -> None:
+        if self._is_gone:
+            raise _not_there()
 
 
 def _not_there() -> RstitchError:

@@ -27,7 +27,7 @@ class Left:
     """What is going on at a worker.
 
     Attributes:
-        is_empty: nothing is, and no router sends anything more there.
+        is_empty: nothing is, and no router sends anything more there, unless nobody else of its role takes sessions.
     """
 
     num_running: int

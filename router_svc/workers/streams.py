@@ -163,6 +163,22 @@ class StreamOfMany(DecodeStream):
             self.lose(RstitchError(grpc.StatusCode.CANCELLED, "CLOSED", "the stream was closed."))
 
 
+class NoStream(DecodeStream):
+    """That of a worker which is known to be gone, whether it still answers or not: its runs fail."""
+
+    def __init__(self, error: RstitchError, session_id: str) -> None:
+        super().__init__(error, session_id)  # type: ignore[arg-type]
+
+    def _open(self, stub: RstitchError) -> None:
+        self._failure = stub
+
+    def lose(self, error: RstitchError) -> None:
+        """Nothing is going on."""
+
+    async def close(self) -> None:
+        self._closed = True
+
+
 # Makes the stream of a session; a benchmark or a test may pass streams of its own.
 OpenStream = Callable[[worker_pb2_grpc.WorkerServiceStub, str], DecodeStream]
 

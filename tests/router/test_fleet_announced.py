@@ -214,3 +214,25 @@ async def test_a_drain_that_is_taken_back_elsewhere_is_heard_of_an_idle_worker(
     stack.slm.draining = False  # first announced while this router knows better; what follows is the same
     status = await all_ready(stub, 3)
     assert not any(each.draining for each in status.members)
+
+
+async def test_one_that_is_gone_for_long_is_not_fed_where_the_other_drains(
+    stack: Stack, announcer: Announcer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("router_svc.workers.roster._GRACE_S", 0)  # its connection is closed at once
+    await fleet(stack, 1, 2)
+    await announcer.join(stack.slm, *stack.llms)
+    router = await stack.router(**NOBODY, catch_up_tokens=8)
+    stub = await stack.stub(router)
+    await all_ready(stub, 3)
+    reading = await Reading(stub, ask_for(policy=threshold(0.9999999), max_new_tokens=1500)).has(20)
+    there = await until(lambda: next((each for each in stack.llms if each.num_streams), None))
+    other = next(each for each in stack.llms if each is not there)
+    other.draining = True
+    await all_ready(stub, 2)
+    await announcer.leave(there)
+    await all_ready(stub, 1)
+    assert not reading.is_over, "it was over before its worker was gone"
+    answer = await reading
+    assert (answer.error, answer.tokens) == (None, expected(stack, 1500, tau=0.9999999)[0])
+    await check_kept(stub, answer)

@@ -256,3 +256,19 @@ async def test_moves_and_members_are_counted_and_a_segments_worker_is_in_its_spa
         by_model[span.attributes["rstitch.segment.model"]].add(span.attributes.get("rstitch.segment.worker"))
     assert by_model["slm"] == {"slm-0", "slm-1"}
     assert by_model["llm"] == {None}, "of one alone there is nothing to say"
+
+
+@pytest.mark.parametrize("free", [0, 1])
+async def test_whichever_has_room_first_is_gone_on_with_though_it_was_full(stack: Stack, free: int) -> None:
+    await fleet(stack, 2, 1, delay_s=0)
+    full, many = RstitchError(grpc.StatusCode.RESOURCE_EXHAUSTED, "NO_CAPACITY", "full", retry_after_s=0.01), 10_000
+    for worker in stack.slms:
+        worker.errors = [full] * many
+    stub = await stack.stub(await stack.router(capacity_patience_s=5))
+    await all_ready(stub, 3)
+    asking = asyncio.create_task(take(stub, ask_for(policy=threshold(0.5), max_new_tokens=30)))
+    await until(lambda: all(len(each.errors) < many for each in stack.slms))
+    stack.slms[free].errors = []
+    answer = await asking
+    assert answer.error is None
+    assert (answer.tokens, answer.authors) == expected(stack, 30)
