@@ -1,7 +1,8 @@
 -- Says that the answer being written in a trajectory is to end, or looks what has become of that.
--- KEYS: trajectory hash.
+-- Follows entries.lua.
+-- KEYS, all of one slot: trajectory hash, chunk stream, its index.
 -- ARGV: 1 epoch as this script returned it; "": the answer that is being written now, 2 owner whose lease is over; "": of
---       none is known that, 3 now ms.
+--       none is known that, 3 now ms, 4 ttl ms, 5 session id.
 -- Returns {"GONE"} if there is no such trajectory, {"RUNNING", epoch, owner} if its owner will find the mark at its next
 -- append, {"ENDED", state, length, 1 if this call ended it} if nobody writes the answer any more.
 local header = redis.call("HMGET", KEYS[1], "epoch", "state", "owner", "length", "cancelled")
@@ -21,4 +22,6 @@ end
 -- Its router is gone. Should it only be slow, the epoch fences it off.
 redis.call("HSET", KEYS[1], "state", "interrupted", "epoch", header[1] + 1, "updated", ARGV[3])
 redis.call("HDEL", KEYS[1], "cancelled")
+-- A change as others are: whoever reads the listing for what is new finds it there.
+touch(KEYS[1], KEYS[2], KEYS[3], ARGV[5], ARGV[3], ARGV[4])
 return {"ENDED", "interrupted", header[4], 1}

@@ -8,6 +8,7 @@ from importlib import resources
 
 from router_svc.trajectory import keys
 from router_svc.trajectory.leases import lease_ms
+from router_svc.trajectory.session_names import id_in
 from router_svc.trajectory.types import Ended, State
 from storage.redis_link import RedisLink
 
@@ -15,14 +16,14 @@ from storage.redis_link import RedisLink
 class Cancelling:
     """Sets the mark with a script, cancel.lua; append.lua tells of it and claim.lua takes it away."""
 
-    def __init__(self, link: RedisLink) -> None:
+    def __init__(self, link: RedisLink, ttl_ms: int) -> None:
         self._link = link
-        text = (resources.files("router_svc.trajectory") / "cancel.lua").read_text("utf-8")
-        self._script = link.redis.register_script(text)
+        self._ttl_ms = ttl_ms
+        folder = resources.files("router_svc.trajectory")
+        texts = [(folder / name).read_text("utf-8") for name in ("entries.lua", "cancel.lua")]
+        self._script = link.redis.register_script("".join(texts))
 
-    async def mark(
-        self, session_id: str, epoch: int | None = None, patience_s: float | None = None
-    ) -> Ended | int | None:
+    async def mark(self, name: str, epoch: int | None = None, patience_s: float | None = None) -> Ended | int | None:
         """Marks the answer that is being written as one to end; its router finds the mark at its next append.
 
         Returns its epoch, with which the next call looks at the same answer again; how the session is, if nobody writes
@@ -30,8 +31,8 @@ class Cancelling:
         """
         owner = ""
         while True:
-            args = ["" if epoch is None else epoch, owner, time.time_ns() // 1_000_000]
-            call = partial(self._script, keys=[keys.trajectory(session_id)], args=args)
+            args = ["" if epoch is None else epoch, owner, time.time_ns() // 1_000_000, self._ttl_ms, id_in(name)]
+            call = partial(self._script, keys=keys.of_session(name)[:3], args=args)
             reply = await self._link.call(call, patience_s)
             match reply[0]:
                 case b"RUNNING":

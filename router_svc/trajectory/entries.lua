@@ -1,4 +1,4 @@
--- What claim.lua and append.lua share; put before each of them.
+-- What claim.lua, append.lua and cancel.lua share; put before each of them.
 -- Redis runs a script as one step, but does not undo what it wrote before an error: each checks all before it writes.
 
 -- Each entry is ten arguments: source, position, tokens, entropies, switch reason, switch entropy, uncertainties (the

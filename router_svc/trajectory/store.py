@@ -100,7 +100,7 @@ class TrajectoryStore:
         self._commit = commits(AppendMetrics(metrics, confirming).timed(self._append_all), _MAX_APPENDS)
         self._claim = self._link.redis.register_script(_script("entries.lua", "claim.lua"))
         self._label = self._link.redis.register_script(_script("label.lua"))
-        self.cancelling = Cancelling(self._link)
+        self.cancelling = Cancelling(self._link, self._ttl_ms)
         self.tailing = Tailing(self._link)
         self.rebinding = Rebinding(self._link)
         self.page = Listing(self._link).page

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -27,6 +28,7 @@ from router_svc.trajectory.usage import Usage
 from rstitch.errors import RstitchError
 from storage.redis_address import RedisAddress
 from storage.redis_link import RedisLink
+from tests.support.asking import until
 from tests.support.redis_kinds import KINDS, flushed_url
 from tests.support.trajectories import PROMPT, begun, chunk
 
@@ -179,7 +181,11 @@ async def test_a_wish_to_cancel_reaches_a_living_router_and_ends_what_a_dead_one
     await store.renew("lives", 50)
     assert await store.cancelling.mark("s") == 1
     assert await store.append("s", owned, 3, [chunk(Source.SLM, 3, 4)], Usage()), "told at its next append"
+    listed, _ = await store.page(9, None)
+    assert [header.session_id for header in listed] == ["s", "other"]
+    await until(lambda: time.time_ns() // 1_000_000 > listed[0].updated_ms)  # of one millisecond, "s" comes first
     assert await store.cancelling.mark("other") == Ended(State.INTERRUPTED, 3, True)
+    assert [header.session_id for header in (await store.page(9, None))[0]] == ["other", "s"], "its end is a change"
     assert await store.cancelling.mark("other") == Ended(State.INTERRUPTED, 3, False)
     assert await store.cancelling.mark("nobody's") is None
     # Whoever claims it takes the wish away, and the one who looks again learns that its answer is over.
