@@ -24,8 +24,9 @@ from storage.redis_link import RedisLink
 _log = structlog.get_logger(__name__)
 # Whoever is refused may only have come too soon after one that died, which is gone `TTL_S` after its last beat.
 _PATIENCE_S = 2 * TTL_S
-# A Redis that refuses what it is told is asked less often from time to time: it needs somebody's hand.
-_LONGEST_PAUSE_S = 30.0
+# A Redis that refuses what it is told, as one that is full, is asked less often: it needs somebody's hand. But once it
+# takes the first worker's word again, routers keep the others for `TTL_S` only.
+_LONGEST_PAUSE_S = TTL_S - BEAT_S
 
 
 class Announcer:

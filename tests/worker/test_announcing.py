@@ -8,11 +8,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import grpc
 import pytest
 from structlog.testing import capture_logs
 
 from fleet.announcement import Announcement
-from fleet.registry import Registry
+from fleet.registry import TTL_S, Registry
 from model_worker import announcing
 from model_worker.engine.engine import Engine
 from model_worker.main import run
@@ -226,3 +227,29 @@ async def test_an_address_that_routers_cannot_use_is_refused_before_a_model_is_l
         await start(ROLE, WorkerSettings(model="/nowhere", **settings), lambda error: None)
     assert refusal.value.field == field
     assert refusal.value.remedy
+
+
+async def test_a_redis_that_refuses_is_asked_again_while_routers_keep_those_who_were_there(
+    link: RedisLink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once the first worker is heard again, routers wait so long for the others."""
+    pauses: list[float] = []
+    timeout = asyncio.timeout
+
+    async def refused(registry: Registry, worker: Any) -> None:
+        raise RstitchError(grpc.StatusCode.UNAVAILABLE, "REDIS_REFUSED", "it is full")
+
+    def at_once(delay_s: float) -> asyncio.Timeout:
+        pauses.append(delay_s)
+        return timeout(0)
+
+    monkeypatch.setattr(Registry, "beat", refused)
+    monkeypatch.setattr(announcing.Announcer, "_now", lambda announcer: [None])
+    monkeypatch.setattr(asyncio, "timeout", at_once)
+    beating = announcing.Announcer(link, "default", lambda: None).start()  # type: ignore[arg-type,return-value]
+    while len(pauses) < 20:
+        assert not beating.done()
+        await asyncio.sleep(0)
+    beating.cancel()
+    await asyncio.wait({beating})
+    assert max(pauses) < TTL_S
