@@ -33,6 +33,7 @@ from router_svc.trajectory.append_metrics import AppendMetrics
 from router_svc.trajectory.binding import FIELDS, UNBOUND, Binding, binding_of
 from router_svc.trajectory.by_node import Append, CommitsByNode, Outcome, append_by_slot
 from router_svc.trajectory.cancelling import Cancelling
+from router_svc.trajectory.claim_script import ClaimScript
 from router_svc.trajectory.errors import Behind, Fenced, deleted, lost, taken_over
 from router_svc.trajectory.group_commit import GroupCommit
 from router_svc.trajectory.listing import Listing
@@ -98,7 +99,7 @@ class TrajectoryStore:
         self._append = self._link.script(_script("entries.lua", "append.lua"), confirming)
         commits = partial(CommitsByNode, self._append) if self._link.cluster is not None else GroupCommit
         self._commit = commits(AppendMetrics(metrics, confirming).timed(self._append_all), _MAX_APPENDS)
-        self._claim = self._link.redis.register_script(_script("entries.lua", "claim.lua"))
+        self._claim = ClaimScript(self._link, _script("entries.lua", "claim.lua"), confirming)
         self._label = self._link.redis.register_script(_script("label.lua"))
         self.cancelling = Cancelling(self._link, self._ttl_ms)
         self.tailing = Tailing(self._link)
@@ -107,6 +108,7 @@ class TrajectoryStore:
 
     async def close(self) -> None:
         await self._append.close()
+        await self._claim.close()
         await self._link.close()
 
     async def header(self, name: str) -> Header | None:

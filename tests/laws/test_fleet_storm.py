@@ -31,7 +31,15 @@ async def test_a_storm_changes_no_token_and_leaves_nothing(random_pair: Pair, tm
     conversations = [Conversation.drawn(number, num_turns=2, max_new_tokens=120) for number in range(12)]
     with (
         SentinelProcesses(tmp_path / "redis") as redis,
-        start_stack(random_pair, num_slm=2, num_llm=2, num_routers=2, redis_url=redis.url) as stack,
+        # What only a primary has when it is killed would be lost: what is shown is to be on the replica, too.
+        start_stack(
+            random_pair,
+            router_args=["--redis-wait", "1:2000"],
+            num_slm=2,
+            num_llm=2,
+            num_routers=2,
+            redis_url=redis.url,
+        ) as stack,
     ):
         async with AsyncExitStack() as exits:
             together = ",".join(part.address for part in stack.routers)

@@ -10,7 +10,12 @@ import pytest
 import redis
 
 from router_svc.trajectory import keys
+from router_svc.trajectory.store import TrajectoryStore
+from router_svc.trajectory.types import Chunk, Source, entropies_of, tokens_of
+from router_svc.trajectory.usage import Usage
 from rstitch.client.aio import AsyncClient
+from storage.confirming import Confirming
+from storage.redis_address import RedisAddress
 from tests.support.all_calls import all_that_a_router_does
 from tests.support.asking import Reading, ask_for, check_kept, take, threshold
 from tests.support.endless import endless, expected, glued, resume
@@ -92,6 +97,29 @@ async def test_answers_under_which_the_primary_dies_are_those_of_an_undisturbed_
         assert answer.error is None
         assert (answer.tokens, answer.authors) == expected(anywhere, 300)
         await check_kept(stub, answer)
+
+
+async def test_a_claim_is_done_when_a_replica_has_it(sentinels: SentinelProcesses) -> None:
+    """Else an answer that has begun could be unknown to the next primary, and to whoever re-attaches."""
+    confirming = Confirming(1, 2000)
+    address = RedisAddress(sentinels.url)
+    store = TrajectoryStore(address, ttl_s=50, patience_s=20, confirming=confirming)
+    prompt = Chunk(Source.PROMPT, 0, tokens_of([5, 6, 7]), entropies_of())
+    sentinels.wait_for_replica()
+    with redis.Redis(port=sentinels.replica.port) as replica:
+        for number in range(20):
+            assert await store.claim(None, f"s{number}", "me", "{}", Usage(), [prompt]) is not None
+            assert int(replica.hget(keys.trajectory(f"s{number}"), "length") or 0) == 3
+    assert confirming.num_unconfirmed == 0
+    await store.close()
+
+
+@pytest.mark.parametrize("anywhere", ["cluster"], indirect=True)
+async def test_answers_wait_for_replicas_that_a_cluster_lacks(anywhere: Stack) -> None:
+    """It has none: what nobody confirms is counted, and goes on."""
+    router = await anywhere.router(redis_wait="1:1")
+    answer = await take(await anywhere.stub(router), ask_for(policy=threshold(0.5), max_new_tokens=10))
+    assert answer.error is None
 
 
 @pytest.mark.parametrize("anywhere", ["sentinel"], indirect=True)
