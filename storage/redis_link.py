@@ -96,12 +96,16 @@ class RedisLink:
         """
         # Most calls succeed at once, and there is one for each chunk: what only a retry needs is made for a retry.
         backoff: Backoff | None = None
+        # The library sends in `asyncio.wait_for`, which in Python 3.11 forgets a cancellation that comes just as it
+        # ends, well or not: a task that calls again and again would go on for ever.
         task = asyncio.current_task()
         num_cancelled = task.cancelling() if task is not None else 0
         while True:
             try:
                 result = await call()
             except (RedisError, *PASSING) as error:
+                if task is not None and task.cancelling() > num_cancelled:
+                    raise asyncio.CancelledError from error
                 if not is_passing(error):
                     _log.error("redis refused a command", url=self.address, error=str(error))
                     raise _error("REDIS_REFUSED", "refused a command") from error
@@ -121,8 +125,6 @@ class RedisLink:
                 if self._away and (backoff is not None or not self._num_waiting):
                     _log.info("redis is back", url=self.address)
                     self._away = False
-                # The library sends in `asyncio.wait_for`, which in Python 3.11 forgets a cancellation that comes just
-                # as it ends: a task that calls again and again would go on for ever.
                 if task is not None and task.cancelling() > num_cancelled:
                     raise asyncio.CancelledError
                 return result

@@ -131,8 +131,12 @@ class Journal:
         usage, chunks = self._pending[num - 1][1], [chunk for chunk, _ in self._pending[:num]]
         chunks = joined(chunks) if num > 1 else chunks
         told = partial(self._told, num, chunks, usage)
-        self._store.append_once(self._name, self._owned, self.length, chunks, usage, told)
-        self._is_under_way, self._is_quiet = True, False  # not before: what cannot be sent is told by nobody
+        self._is_under_way, self._is_quiet = True, False
+        try:
+            self._store.append_once(self._name, self._owned, self.length, chunks, usage, told)
+        except BaseException:
+            self._is_under_way = False  # what cannot be sent is told by nobody
+            raise
 
     def _told(self, num: int, chunks: list[Chunk], usage: Usage, is_cancelled: bool | None) -> None:
         """An append is over; None: the task is to find out what became of it."""

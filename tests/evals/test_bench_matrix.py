@@ -238,7 +238,7 @@ def test_flags_of_a_stack_have_both_of_their_names_and_what_comes_last_wins() ->
     long = parsed(RouterOrStack, ["--slm-model", "a", "--llm-model", "b", "--worker-arg=--x=2"])
     assert stacks.models(short) == stacks.models(long) == ("a", "b")
     stack = stacks.local_stack(short, stacks.Flags(worker=["--x=3"]), defaults=stacks.Flags(worker=["--x=1"]))
-    assert stack._workers["slm"].args == ["--x=1", "--x=2", "--x=3"]
+    assert stack._crew.options["slm"].args == ["--x=1", "--x=2", "--x=3"]
     assert parsed(RouterOrStack, ["--models", "folder"]).models == Path("folder")
 
 

@@ -94,9 +94,9 @@ async def test_an_answer_is_its_naive_self_while_workers_come_and_go(stack: Stac
         await asyncio.gather(
             *(one(number, *each) for number, each in enumerate(asked)), *(drafted(number) for number in range(4))
         )
+    # One that is back by the first look is not left: that all of one model's were is chance.
     left = sum(moves, Counter())
-    assert left[Model.SLM, "lost"] > 0
-    assert left[Model.LLM, "lost"] > 0
+    assert left[Model.SLM, "lost"] + left[Model.LLM, "lost"] > 0
 
 
 @pytest.mark.parametrize("seed", range(2))
