@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -16,7 +17,6 @@ from fleet.announcement import Announcement
 from fleet.registry import TTL_S, Registry
 from model_worker import announcing
 from model_worker.engine.engine import Engine
-from model_worker.main import run
 from model_worker.role import Role
 from model_worker.settings import WorkerSettings
 from rstitch.errors import RstitchError
@@ -25,6 +25,7 @@ from rstitch.v1 import worker_pb2 as pb
 from storage.redis_link import RedisLink
 from tests.support.redis_process import RedisProcess
 from tests.support.shared_layers import save_pair
+from tests.support.worker_process import worker_process
 from tests.worker.conftest import ROLE, StartWorker
 
 PROMPT = [7, 8, 9, 10, 11]
@@ -181,30 +182,15 @@ async def test_who_was_taken_for_one_that_died_is_let_in(
     assert (await announced(link, lambda worker: worker.instance_id != "old")).id == "slm-0"
 
 
-def test_a_refused_worker_ends_with_what_it_was_refused_by(
-    model_folder: Any, redis_process: RedisProcess, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+async def test_a_refused_worker_ends_with_what_it_was_refused_by(
+    model_folder: Path, redis_process: RedisProcess, link: RedisLink, tmp_path: Path
 ) -> None:
-    """The whole process, but for its start: exit code and log."""
-    monkeypatch.setattr(announcing, "_PATIENCE_S", 0.2)
-    redis_process.start()
-
-    async def occupy() -> None:
-        from storage.redis_address import RedisAddress
-
-        other = RedisLink(RedisAddress(redis_process.url), 0)
-        await other.redis.flushall()
-        said = Announcement("slm-0", "slm", "10.0.0.1:1", "old", "w" * 64, "t" * 64, "m", "0", 1, 1, 0, 0, 0, False)
-        await Registry(other, "default", ttl_s=60).beat(said)
-        await other.close()
-
-    asyncio.run(occupy())
-    settings = WorkerSettings(
-        model=str(model_folder), listen="127.0.0.1:0", dtype="float64", threads=1, redis=redis_process.url, measure_ms=0
-    )
-    with pytest.raises(SystemExit) as ended:
-        run(ROLE, settings, [])
-    assert ended.value.code == 1
-    log = "".join(capsys.readouterr())
+    """A process of its own: its end would be this one's."""
+    said = Announcement("slm-0", "slm", "10.0.0.1:1", "old", "w" * 64, "t" * 64, "m", "0", 1, 1, 0, 0, 0, False)
+    await Registry(link, "default", ttl_s=60).beat(said)
+    async with worker_process(model_folder, tmp_path / "log", "--redis", redis_process.url) as (process, _):
+        assert await asyncio.to_thread(process.wait, 30) == 1
+        log = (tmp_path / "log").read_text()
     assert "w" * 64 in log
     assert "--fleet" in log
 

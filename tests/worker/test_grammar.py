@@ -207,8 +207,6 @@ async def test_what_cannot_be_held_to_is_refused(start_worker: StartWorker) -> N
         assert error.remedy, name
 
 
-# Passes alone; in the company of all tests its process has died twice, why is not known yet.
-@pytest.mark.soak
 async def test_what_would_take_all_memory_is_refused_beside_other_answers(
     start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

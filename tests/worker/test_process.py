@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
-import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -24,43 +19,16 @@ from model_worker.main import start
 from model_worker.role import Role
 from model_worker.settings import WorkerSettings
 from rstitch.errors import RstitchError
-from rstitch.local.processes import Process, free_port
 from rstitch.v1 import common_pb2, worker_pb2_grpc
 from rstitch.v1 import worker_pb2 as pb
 from slm_worker.__main__ import Settings
 from storage.redis_link import RedisLink
-from tests.support.forked import spawn_forked
 from tests.support.redis_process import RedisProcess
+from tests.support.worker_process import worker_process
 from tests.worker.conftest import ROLE
 
 ROOT = Path(__file__).parents[2]
 PROMPT = [7, 8, 9, 10, 11]
-
-
-@contextlib.asynccontextmanager
-async def worker_process(model_folder: Path, log: Path, *flags: str) -> AsyncIterator[tuple[Process, grpc.aio.Channel]]:
-    """A worker's process that is ready, and a channel to it."""
-    port = free_port()
-    # fmt: off
-    command = [sys.executable, "-m", "slm_worker", "--model", str(model_folder), "--dtype", "float64",
-               "--listen", f"127.0.0.1:{port}", "--threads", "1", "--measure-ms", "0", *flags]
-    # fmt: on
-    with log.open("wb") as file:
-        process = spawn_forked(command, os.environ | {"PYTHONUNBUFFERED": "1"}, file)
-    try:
-        await asyncio.to_thread(wait_until_ready, process, log)
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            yield process, channel
-    finally:
-        if process.poll() is None:
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
-
-
-def wait_until_ready(process: Process, log: Path) -> None:
-    while b'"ready"' not in log.read_bytes():
-        assert process.poll() is None, log.read_text()
-        time.sleep(0.02)
 
 
 async def finish_of(call: Any) -> pb.Finish:
