@@ -86,7 +86,7 @@ class WorkerClient:
     def open(self, session_id: str) -> DecodeStream:
         """A stream of runs for one session; a worker that is not there fails its first run."""
         if self._is_gone:  # the connection may be closed, and what a worker says that goes on is not to be heard
-            return NoStream(_not_there(), session_id)
+            return NoStream(_not_there())
         # A call for each session is what a trace shows, and what streams of somebody's own are made for.
         if self._has_many and not self._connection.is_traced and self._open_stream is DecodeStream:
             stream: DecodeStream = StreamOfMany(self._current_many(), session_id)

@@ -15,6 +15,7 @@ from typing import Any
 import grpc
 import structlog
 
+from router_svc.workers.sending import broken, send_all
 from rstitch.errors import RstitchError, from_proto, from_rpc_error
 from rstitch.v1 import worker_pb2, worker_pb2_grpc
 
@@ -80,15 +81,7 @@ class DecodeMany:
             self._outgoing.put_nowait(None)
 
     async def _write(self) -> None:
-        try:
-            while (message := await self._outgoing.get()) is not None:
-                await self._call.write(message)
-            await self._call.done_writing()
-        except (grpc.RpcError, asyncio.InvalidStateError):  # the call is over: the reader is told why
-            return
-        except Exception as exc:  # noqa: BLE001 - whatever it is: a run must never wait for ever
-            self._unsent = _broken("a run could not be sent", exc)
-            self._call.cancel()
+        self._unsent = await send_all(self._call, self._outgoing)
 
     async def _read(self) -> None:
         try:
@@ -104,7 +97,7 @@ class DecodeMany:
                 what = "another worker is there, which does not serve many streams as one."
                 error = RstitchError(grpc.StatusCode.UNAVAILABLE, "TRANSPORT", what)
         except Exception as exc:  # noqa: BLE001 - whatever a broken message leads to: a run must never wait for ever
-            error = _broken("the worker broke the contract", exc)
+            error = broken("the worker broke the contract", exc)
             self._call.cancel()
         except asyncio.CancelledError:
             error = RstitchError(grpc.StatusCode.CANCELLED, "CLOSED", "the stream was closed.")
@@ -124,9 +117,3 @@ class DecodeMany:
             self._end_if_empty()
         else:
             stream.take(part.response)
-
-
-def _broken(what: str, error: Exception) -> RstitchError:
-    _log.error(what, exc_info=error)
-    remedy = "Run workers and router of one version; the router's log has more."
-    return RstitchError(grpc.StatusCode.INTERNAL, "PROTOCOL", f"{what}.", remedy=remedy)

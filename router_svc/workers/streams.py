@@ -21,6 +21,7 @@ from router_svc.trajectory.details import Alternatives
 from router_svc.trajectory.types import Signal
 from router_svc.workers.many import DecodeMany
 from router_svc.workers.runs import PendingRun, Proposal, Reply, Run, RunEnd, RunFinish
+from router_svc.workers.sending import broken, send_all
 from rstitch.errors import RstitchError, from_rpc_error
 from rstitch.v1 import common_pb2, worker_pb2, worker_pb2_grpc
 
@@ -97,15 +98,7 @@ class DecodeStream:
         await asyncio.wait({self._reader, self._writer})
 
     async def _write(self) -> None:
-        try:
-            while (request := await self._outgoing.get()) is not None:
-                await self._call.write(request)
-            await self._call.done_writing()
-        except (grpc.RpcError, asyncio.InvalidStateError):  # the call is over: the reader is told why
-            return
-        except Exception as exc:  # noqa: BLE001 - whatever it is: a run must never wait for ever
-            self._unsent = _broken("a run could not be sent", exc)
-            self._call.cancel()
+        self._unsent = await send_all(self._call, self._outgoing)
 
     async def _read(self) -> None:
         try:
@@ -115,7 +108,7 @@ class DecodeStream:
         except grpc.aio.AioRpcError as exc:
             error = from_rpc_error(exc)
         except Exception as exc:  # noqa: BLE001 - whatever a broken message leads to: a run must never wait for ever
-            error = _broken("the worker broke the contract", exc)
+            error = broken("the worker broke the contract", exc)
         except asyncio.CancelledError:
             error = RstitchError(grpc.StatusCode.CANCELLED, "CLOSED", "the stream was closed.")
         self._outgoing.put_nowait(None)
@@ -151,7 +144,7 @@ class StreamOfMany(DecodeStream):
         try:
             self._take(message)
         except Exception as exc:  # noqa: BLE001 - whatever it leads to, it is this stream's and no other's
-            self.lose(_broken("the worker broke the contract", exc))
+            self.lose(broken("the worker broke the contract", exc))
 
     def lose(self, error: RstitchError) -> None:
         self._many.leave(self._number)
@@ -166,14 +159,12 @@ class StreamOfMany(DecodeStream):
 class NoStream(DecodeStream):
     """That of a worker which is known to be gone, whether it still answers or not: its runs fail."""
 
-    def __init__(self, error: RstitchError, session_id: str) -> None:
-        super().__init__(error, session_id)  # type: ignore[arg-type]
-
-    def _open(self, stub: RstitchError) -> None:
-        self._failure = stub
+    def __init__(self, error: RstitchError) -> None:
+        # No call is opened, and no run is ever under way.
+        self._failure, self._runs, self._closed = error, deque(), False
 
     def lose(self, error: RstitchError) -> None:
-        """Nothing is going on."""
+        """Does nothing: every run has failed as it was started."""
 
     async def close(self) -> None:
         self._closed = True
@@ -181,12 +172,6 @@ class NoStream(DecodeStream):
 
 # Makes the stream of a session; a benchmark or a test may pass streams of its own.
 OpenStream = Callable[[worker_pb2_grpc.WorkerServiceStub, str], DecodeStream]
-
-
-def _broken(what: str, error: Exception) -> RstitchError:
-    _log.error(what, exc_info=error)
-    remedy = "Run workers and router of one version; the router's log has more."
-    return RstitchError(grpc.StatusCode.INTERNAL, "PROTOCOL", f"{what}.", remedy=remedy)
 
 
 def is_lost(error: RstitchError) -> bool:
