@@ -31,7 +31,7 @@ class Scaler:
         threading.Thread(target=self._run, name="looks", daemon=True).start()
 
     def scaling(self) -> Scaling:
-        """What it does."""
+        """The bounds and marks by which it adds and removes workers."""
         return self._scaling
 
     def last_change(self) -> str:

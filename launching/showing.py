@@ -14,7 +14,7 @@ _NODE_CHARS = 8
 
 
 def table(state: FleetState) -> Table:
-    """A line per unit."""
+    """What people are shown: a line for each unit, with what it announces where it does."""
     made = Table(*_COLUMNS, box=None, padding=(0, 2, 0, 0))
     for unit in state.units:
         addresses = ", ".join(program.address for program in unit.programs)
@@ -27,7 +27,7 @@ def table(state: FleetState) -> Table:
 
 
 def word(state: FleetState, unit: UnitState) -> str:
-    """The state of a unit in a word."""
+    """The state of a unit in one word, by which it is shown."""
     if state.is_ready(unit):
         said = state.announced.get(unit.id)
         return "draining" if said and said.draining else "ready"
@@ -48,12 +48,12 @@ def amiss(state: FleetState) -> list[str]:
 
 
 def routers(state: FleetState) -> list[str]:
-    """Addresses of the routers."""
+    """HOST:PORT of each router, in the order of their units, whether it is ready or not."""
     return [unit.programs[0].address for unit in state.units if unit.role == "router" and unit.programs]
 
 
 def gateways(state: FleetState) -> list[str]:
-    """Addresses of the gateways."""
+    """HOST:PORT of each gateway, likewise."""
     return [program.address for unit in state.units for program in unit.programs if program.name == "gateway"]
 
 

@@ -200,7 +200,7 @@ class Toy:
 
 
 async def serve(role: str, listen: str, files: Path, toy: Toy) -> None:
-    """Serves until SIGTERM."""
+    """Serves one role until SIGTERM; a router that comes is told the tokenizer of `files`."""
     tokenizer = (files / "tokenizer.json").read_bytes()
     info = worker_pb2.GetInfoResponse(
         role=_ROLES[role],

@@ -43,7 +43,7 @@ def _least(help: str, panel: str, least: float = 0.0, **more: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class PlanOptions:
-    """Models, cards and answers."""
+    """What `rstitch plan` is told of models, cards and answers, before it is checked."""
 
     slm: Annotated[str | None, _model("slm")] = None
     llm: Annotated[str | None, _model("llm")] = None

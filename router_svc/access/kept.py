@@ -26,7 +26,7 @@ _REQUEST_CHARS = 32
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What was counted."""
+    """How many trajectories a key's limit counts, as of one moment: if slots change later it is counted again."""
 
     changes: int = 0  # of slots, before
     num: int = 0

@@ -19,7 +19,7 @@ Cursor = tuple[int, str]
 
 
 class Listing:
-    """Finds pages of headers."""
+    """Merges the indexes of a tenant's shards into pages, newest first, and reads the headers that they name."""
 
     def __init__(self, link: RedisLink) -> None:
         self._link = link

@@ -129,7 +129,7 @@ class Worker:
         return lost
 
     def come_back(self) -> None:
-        """Starts anew, empty."""
+        """Takes sessions again, with an empty cache, as a process that was started anew."""
         self.is_alive, self.is_draining = True, False
 
     def _steps_before(self, now: float) -> int:

@@ -76,7 +76,7 @@ class Division(Protocol):
         ...
 
     def divide(self, module: Any) -> None:
-        """Leaves the part."""
+        """Takes away from the model, in place, what others have."""
         ...
 
     def check(self, module: Any) -> None:

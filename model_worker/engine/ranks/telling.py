@@ -33,14 +33,14 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Wipe:
-    """Pages to zero."""
+    """Pages that were spoilt and are zeroed before anything else reads them."""
 
     pages: Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """Pages to copy: to, from."""
+    """Pages to copy: the one that is written by the one that is read."""
 
     pages: Mapping[int, int]
 
