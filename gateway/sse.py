@@ -19,9 +19,9 @@ DONE = b"data: [DONE]\n\n"
 _KEEPALIVE = b": keepalive\n\n"
 
 
-def frame(json: bytes) -> bytes:
-    """Frames one JSON text, which has no line ends."""
-    return b"data: " + json + b"\n\n"
+def frame(json: bytes, id_: str = "") -> bytes:
+    """Frames one JSON text, which has no line ends; a client may show its id to go on behind it."""
+    return (b"id: " + id_.encode() + b"\n" if id_ else b"") + b"data: " + json + b"\n\n"
 
 
 class EventStream(StreamingResponse):

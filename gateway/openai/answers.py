@@ -16,6 +16,7 @@ from pydantic_core import to_json
 from gateway.errors import ApiError, of_router
 from gateway.openai.choice import Choice
 from gateway.openai.completions import Shape
+from gateway.openai.resuming import Place, Tokens
 from gateway.sse import DONE, frame
 from rstitch.client import Event, Finished
 from rstitch.errors import RstitchError
@@ -64,29 +65,31 @@ async def whole(answers: Answers, shape: Shape) -> dict[str, Any]:
 
 
 async def streamed(
-    answers: Answers, shape: Shape, *, with_usage: bool, always_usage: bool = False
+    answers: Answers, shape: Shape, *, with_usage: bool, always_usage: bool = False, place: Place | None = None
 ) -> AsyncGenerator[bytes]:
-    """Frames of all of them as they come, the end of the stream included.
+    """Frames of all of them as they come, the end of the stream included; with a `place` from there on, and with ids.
 
     An answer that fails ends the stream with an error object, which clients raise.
     """
     choices = [choice for choice, _ in answers]
     try:
         for choice in choices:
-            for each in shape.opening(choice):
-                yield _framed(each)
+            opening = shape.opening(choice)
+            if place is None or place.opens(choice.index):
+                for each in opening:
+                    yield _framed(each, place)
         if len(answers) == 1:  # nothing to merge: each event passes one generator less
             ((choice, events),) = answers
             async for event in events:
-                for made in _told(choice, event, shape, always_usage):
+                for made in _told(choice, event, shape, always_usage, place):
                     yield made
         else:
             async with contextlib.aclosing(_merged(answers)) as merged:
                 async for choice, event in merged:
-                    for made in _told(choice, event, shape, always_usage):
+                    for made in _told(choice, event, shape, always_usage, place):
                         yield made
-        if with_usage:
-            yield _framed(shape.usage(choices))
+        if with_usage and (place is None or place.sums_up()):
+            yield _framed(shape.usage(choices), place)
     except RstitchError as error:
         yield _framed(of_router(error).body())
     except Exception:  # noqa: BLE001 - the status is sent; clients raise what they read
@@ -97,20 +100,24 @@ async def streamed(
     yield DONE
 
 
-def _told(choice: Choice, event: Event, shape: Shape, always_usage: bool) -> list[bytes]:
+def _told(choice: Choice, event: Event, shape: Shape, always_usage: bool, place: Place | None) -> list[bytes]:
     """The frames that an event becomes; a switch becomes none."""
     seen = len(choice.tokens)
     piece = choice.take(event)
-    tokens = choice.tokens[seen:]
+    tokens: Tokens = choice.tokens[seen:]
+    if place is not None:
+        passed, (piece, tokens) = place.parted(choice.index, piece, tokens)
+        if any(passed):
+            shape.chunk(choice, *passed)  # it counts where tokens begin
     frames = []
     if piece.thinking or piece.content or tokens:
         made = shape.chunk(choice, piece, tokens)
         choice.tokens.clear()
         if always_usage:
             made["usage"] = shape.usage([choice])["usage"]
-        frames.append(_framed(made))
-    if isinstance(event, Finished):
-        frames.append(_framed(shape.ending(choice)))
+        frames.append(_framed(made, place))
+    if isinstance(event, Finished) and (place is None or place.ends(choice.index)):
+        frames.append(_framed(shape.ending(choice), place))
     return frames
 
 
@@ -142,5 +149,5 @@ async def _left(answers: Answers) -> None:
         await events.aclose()  # type: ignore[attr-defined]
 
 
-def _framed(json: dict[str, Any]) -> bytes:
-    return frame(to_json(json))
+def _framed(json: dict[str, Any], place: Place | None = None) -> bytes:
+    return frame(to_json(json), place.id if place is not None else "")

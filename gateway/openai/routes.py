@@ -20,6 +20,7 @@ from gateway.openai.completions import ChatShape, Shape, TextShape
 from gateway.openai.question import IDEMPOTENCY_HEADER, chat_questions, completion_questions, idempotent_id
 from gateway.openai.requests import ChatRequest, CompletionRequest
 from gateway.openai.requests import Request as Body
+from gateway.openai.resuming import LAST_ID_HEADER, Place
 from gateway.openai.said import explained
 from gateway.settings import GatewaySettings
 from gateway.sse import EventStream
@@ -91,6 +92,7 @@ async def _answered(
     client = client_of(request)
     key = request.headers.get(IDEMPOTENCY_HEADER, "")
     known = idempotent_id(key, request, await request.body()) if key else ""
+    place = _place(request, len(questions), is_known=bool(known)) if body.stream else None
     answers: list[tuple[Choice, AsyncIterator[Event]]] = []
     for index, (text, question) in enumerate(questions):
         if details is not None:
@@ -118,8 +120,20 @@ async def _answered(
         shape,
         with_usage=bool(options and options.include_usage),
         always_usage=bool(options and options.continuous_usage_stats),
+        place=place,
     )
     return EventStream(frames, _settings(request).keepalive_s, headers)
+
+
+def _place(request: Request, num_choices: int, *, is_known: bool) -> Place | None:
+    """Where a stream begins; None: nobody can ask for it again. Raises: ApiError."""
+    last_id = request.headers.get(LAST_ID_HEADER, "")
+    if is_known:
+        return Place(num_choices, last_id)
+    if last_id:
+        remedy = "Send the Idempotency-Key of the first request, too, or leave it out."
+        raise bad("Last-Event-ID", "only an answer with a key can be asked for again.", remedy)
+    return None
 
 
 @asynccontextmanager

@@ -13,6 +13,7 @@ import pytest
 from redis.asyncio import Redis
 
 from rstitch.client.aio import AsyncClient
+from rstitch.local.stack import GatewayOptions
 from tests.support.asking import until
 from tests.support.conversations import Conversation, infos
 from tests.support.fleet_storm import FleetStorm
@@ -38,6 +39,7 @@ async def test_a_storm_changes_no_token_and_leaves_nothing(random_pair: Pair, tm
             num_slm=2,
             num_llm=2,
             num_routers=2,
+            gateway=GatewayOptions(),
             redis_url=redis.url,
         ) as stack,
     ):
@@ -48,7 +50,8 @@ async def test_a_storm_changes_no_token_and_leaves_nothing(random_pair: Pair, tm
             ]
             storm = FleetStorm(stack, redis, clients, conversations, seed=1)
             await storm.blow(_EVENTS, _EVERY_S)
-            print(f"{dict(storm.done)}; {storm.num_answers} answers; longest silence {storm.slowest_s:.1f} s")
+            came = f"{storm.num_answers} answers, {storm.num_lost} streams over HTTP lost"
+            print(f"{dict(storm.done)}; {came}; longest silence {storm.slowest_s:.1f} s")
             assert storm.num_answers > _EVENTS / 4
 
             async def no_page_is_left() -> bool:

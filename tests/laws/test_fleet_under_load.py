@@ -6,12 +6,14 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 
+import httpx2
 import pytest
 
 from rstitch.client.aio import AsyncClient
-from rstitch.local.stack import LocalStack
+from rstitch.local.stack import GatewayOptions, LocalStack
 from tests.support.asking import until
 from tests.support.conversations import Conversation, Held, Talk, computed_tokens, infos
+from tests.support.lasting_stream import LastingStream
 from tests.support.served import Pair, start_stack
 
 _MANY = [Conversation.drawn(number) for number in range(40)]
@@ -23,7 +25,7 @@ _PARTS = ("slm worker", "slm worker 2", "llm worker", "llm worker 2", "router", 
 @pytest.fixture(scope="module")
 def fleet(random_pair: Pair) -> Iterator[LocalStack]:
     """All of it, serving the random pair."""
-    with start_stack(random_pair, num_slm=2, num_llm=2, num_routers=2) as running:
+    with start_stack(random_pair, num_slm=2, num_llm=2, num_routers=2, gateway=GatewayOptions()) as running:
         yield running
 
 
@@ -87,3 +89,20 @@ async def test_whoever_is_killed_no_stream_fails_and_no_token_changes(
     disturbed = await holding
     assert [each.answers for each in disturbed] == [each.answers for each in undisturbed]
     await _forget(fleet, balanced[0], [*undisturbed, *disturbed])
+
+
+async def test_a_killed_gateways_streams_go_on_where_they_were(fleet: LocalStack, balanced: list[AsyncClient]) -> None:
+    """For a client that asks again, as the standard of server-sent events has it."""
+    undisturbed = await Talk(balanced, _LONG, "undisturbed-gateway").hold()
+    url = f"http://{fleet.gateway.address}"
+    told: list[None] = []
+    async with httpx2.AsyncClient(timeout=120, limits=httpx2.Limits(max_connections=None)) as client:
+        streams = [LastingStream(url, f"killed-{each.number}", each, lambda: told.append(None)) for each in _LONG]
+        reading = asyncio.gather(*(each.read(client) for each in streams))
+        await until(lambda: len(told) > 100, 60)
+        await asyncio.to_thread(fleet.gateway.kill)
+        await asyncio.to_thread(fleet.gateway.restart)
+        await reading
+    assert any(each.num_lost for each in streams), "all was over before it was killed"
+    assert [each.answer for each in streams] == [each.answers[0] for each in undisturbed]
+    await _forget(fleet, balanced[0], [*undisturbed, *(Held(each.session_id) for each in streams)])

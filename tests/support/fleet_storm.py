@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 import grpc
+import httpx2
 
 from rstitch.client.aio import AsyncClient
 from rstitch.client.types import Answer, Chunk, Started
@@ -18,19 +19,23 @@ from rstitch.errors import RstitchError
 from rstitch.local.stack import LocalStack, Part
 from tests.support.asking import until
 from tests.support.conversations import Conversation, Held, Talk, worker_parts
+from tests.support.lasting_stream import LastingStream
 from tests.support.redis_sentinel import SentinelProcesses
 from tests.support.served import written
 
 # How often each is done, of a hundred.
-_KINDS = {"kill worker": 40, "kill router": 15, "drain": 15, "cancel": 24, "fail over": 6}
+_KINDS = {"kill worker": 36, "kill router": 14, "kill gateway": 10, "drain": 14, "cancel": 20, "fail over": 6}
 
 
 class FleetStorm:
-    """Conversations are held all the time by `num_talkers`; whatever one of them is answered must be as undisturbed.
+    """Conversations are held all the time by `num_talkers`, and questions asked over HTTP by `num_readers`.
+
+    Whatever one of them is answered must be as undisturbed.
 
     Attributes:
         done: what was done to the fleet, by kind.
         num_answers: how many answers were compared.
+        num_lost: how many streams over HTTP were cut off, and went on.
         slowest_s: the longest that a stream brought nothing.
     """
 
@@ -43,7 +48,7 @@ class FleetStorm:
         seed: int,
     ) -> None:
         self.done: Counter[str] = Counter()
-        self.num_answers = 0
+        self.num_answers = self.num_lost = 0
         self.slowest_s = 0.0
         self._stack = stack
         self._redis = redis
@@ -55,7 +60,7 @@ class FleetStorm:
         self._to_cancel: set[str] = set()
         self._is_over = False
 
-    async def blow(self, num_events: int, every_s: float, num_talkers: int = 6) -> None:
+    async def blow(self, num_events: int, every_s: float, num_talkers: int = 5, num_readers: int = 2) -> None:
         """Does so many things to the fleet, one every so often, and checks all that is said meanwhile."""
         undisturbed = await Talk(self._clients, self._conversations, "undisturbed").hold()
         self._expected = {
@@ -65,6 +70,8 @@ class FleetStorm:
         async with asyncio.TaskGroup() as group:
             for number in range(num_talkers):
                 group.create_task(self._talk(number), name=f"talker-{number}")
+            for number in range(num_readers):
+                group.create_task(self._read(number), name=f"reader-{number}")
             for _ in range(num_events):
                 began = time.monotonic()
                 await self._disturb()
@@ -85,6 +92,21 @@ class FleetStorm:
                 assert held.answers[-1] == expected, f"{held.session_id}, turn {index}: other tokens than undisturbed"
                 self.num_answers += 1
             await self._forget([held])
+
+    async def _read(self, number: int) -> None:
+        """Reads answers over HTTP, each in a session of its own."""
+        rng, turn, url = random.Random(-1 - number), 0, f"http://{self._stack.gateway.address}"
+        async with httpx2.AsyncClient(timeout=300) as client:
+            while not self._is_over:
+                conversation = rng.choice(self._conversations)
+                stream = LastingStream(url, f"storm-{number}-{turn}", conversation)
+                turn += 1
+                await stream.read(client)
+                expected = self._expected[conversation.number][0]
+                assert stream.answer == expected, f"{stream.session_id}: other tokens than undisturbed"
+                self.num_answers += 1
+                self.num_lost += stream.num_lost
+                await self._forget([Held(stream.session_id)])
 
     async def _ask(self, client: AsyncClient, conversation: Conversation, held: Held, turn: int) -> bool:
         """Asks one turn; False: it was cancelled, and what came of it is a beginning of what it would have been."""
@@ -115,6 +137,8 @@ class FleetStorm:
                 await _restart(self._rng.choice(worker_parts(self._stack)))
             case "kill router":
                 await _restart(self._rng.choice(self._stack.routers))
+            case "kill gateway":
+                await _restart(self._stack.gateway)
             case "drain":
                 await self._drain()
             case "cancel":
