@@ -23,14 +23,7 @@ from rstitch.local import gateway as http
 from rstitch.local.checks import check_port, check_redis
 from rstitch.local.lock import Lock
 from rstitch.local.options import GatewayOptions, Role, RouterOptions, WorkerOptions
-from rstitch.local.part import (
-    POLL_S,
-    ROOT,
-    Part,
-    StackError,
-    bundled_heads,
-    redis_server,
-)
+from rstitch.local.part import POLL_S, ROOT, Part, StackError, bundled_heads, redis_server
 from rstitch.local.processes import ChildProcess, free_port
 from rstitch.local.readiness import is_serving, ready_members, redis_answers, stuck_because
 from rstitch.local.reaper import Reaper
@@ -50,6 +43,8 @@ _STOP_GRACE_S = 10.0
 # So long a router may go without what it needs once both workers answer; it looks for Redis every two seconds.
 _STUCK_S = 5.0
 _LOOK_S = 0.5
+# Not a flag, which everybody on the machine may read: there may be a password in it.
+_REDIS = "RSTITCH_REDIS"
 # Variables that are for the clients on this machine, or for others' stacks: a part's TLS is in its flags, and so is the
 # port of its metrics, of which each has its own.
 _IN_CLEAR = {
@@ -269,12 +264,14 @@ class LocalStack:
         self._shared_address = self._shared_address or (shared_address if self._shared else "")
         # fmt: off
         command = [*self._crew.command(role, index, address, shared_address, self.folder),
-                   *self._crew.joining_args(role, index, self.redis_url, self.folder.name),
+                   *self._crew.joining_args(role, index, self.folder.name),
                    *(self.lock.of_worker(role) if self.lock else []),
                    *self._metrics_args(name), *self._crew.options[role].args]
         # fmt: on
         # Threads that wait spin by default: beside another worker's, router's or Redis's they would take the core away.
         env = {"OMP_NUM_THREADS": self._crew.threads(role), "OMP_WAIT_POLICY": "PASSIVE"}
+        if not self._crew.is_pair:
+            env[_REDIS] = self.redis_url
         known = self.lock.prober if self.lock else self.credentials
         self._add(name, command, address, lambda: is_serving(address, _CHECK_TIMEOUT_S, known), env)
 
@@ -290,10 +287,11 @@ class LocalStack:
         fleet = [] if self._crew.is_pair else ["--fleet", self.folder.name]
         # fmt: off
         command = [sys.executable, "-m", options.module, "--slm", slm, "--llm", llm, *fleet,
-                   "--redis", self.redis_url, "--listen", address,
-                   *(self.lock.of_router() if self.lock else []), *options.args, *args]
+                   "--listen", address, *(self.lock.of_router() if self.lock else []),
+                   *options.args, *args]
         # fmt: on
-        env = {"OMP_NUM_THREADS": "1", "RSTITCH_HEADS": os.environ.get("RSTITCH_HEADS", bundled_heads())}
+        heads = os.environ.get("RSTITCH_HEADS", bundled_heads())
+        env = {"OMP_NUM_THREADS": "1", "RSTITCH_HEADS": heads, _REDIS: self.redis_url}
         known = credentials or self.credentials
         return self._add(name, command, address, lambda: is_serving(address, _CHECK_TIMEOUT_S, known), env)
 

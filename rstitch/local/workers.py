@@ -102,10 +102,10 @@ class Crew:
         names += [numbered("router", index) for index in range(1, num_routers)]
         return {name: first + offset for offset, name in enumerate(names)}
 
-    def joining_args(self, role: Role, index: int, redis_url: str, fleet: str) -> list[str]:
-        """Lets routers find a worker where they must look for it; else only names it."""
+    def joining_args(self, role: Role, index: int, fleet: str) -> list[str]:
+        """Lets routers find a worker where they must look for it, with Redis' URL in its environment; else names it."""
         named = ["--worker-id", f"{role}-{index}"]
-        return named if self.is_pair else [*named, "--redis", redis_url, "--fleet", fleet]
+        return named if self.is_pair else [*named, "--fleet", fleet]
 
 
 def _named(device: str) -> str:

@@ -43,6 +43,11 @@ def test_all_routers_know_all_workers_by_name(several: LocalStack) -> None:
             assert isinstance(list(client.generate("2+2=", max_new_tokens=4))[-1], Finished)
 
 
+def test_no_command_line_says_how_redis_is_reached(several: LocalStack) -> None:
+    """There may be a password in it, and all on a machine may read what its processes were started with."""
+    assert not [part.name for part in several.parts if any("redis://" in word for word in part.process.command)]
+
+
 def test_one_of_several_is_started_again_and_is_one_of_them_again(several: LocalStack) -> None:
     told: list[str] = []
     supervisor = Supervisor(several.parts, lambda part, what, log: told.append(f"{part} {what}"))
