@@ -5,8 +5,10 @@ segments of some twenty tokens, a switch after each. Routers take turns on the s
 neighbours in time. What a router costs is its process's CPU time over the tokens that its clients got, which says more
 than time does on a busy machine; tokens a second say nothing where workers, clients and Redis have no cores to spare.
 
-With `--before` a router of another checkout takes its turn, too: what a change makes of the cost. With `--together` it
-is asked at the same time as this one's, so that whatever else the machine does is done to both. On Linux only.
+With `--cores` each router is held to a part of a core, so that routers are the limit even where all share two cores:
+two routers' tokens over one's then say what a second one adds. With `--before` a router of another checkout takes its
+turn, too: what a change makes of the cost. With `--together` it is asked at the same time as this one's, so that
+whatever else the machine does is done to both. On Linux only.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -29,6 +31,7 @@ import typer
 from rich.console import Console
 
 from evals.bench import page
+from evals.bench.held import held
 from evals.bench.in_turn import median_ratio
 from evals.bench.metered import cpu_s
 from evals.figures.report import Columns, Row, markdown_table, terminal_table
@@ -78,6 +81,9 @@ class Options(page.PageOptions):
     rounds: Annotated[int, typer.Option(min=1, help="Turns of each.")] = 6
     seconds: Annotated[float, typer.Option(min=0.5, help="Of a turn.")] = 5.0
     warm: Annotated[float, typer.Option(min=0, help="Seconds that clients have to come before a turn counts.")] = 3.0
+    cores: Annotated[
+        float | None, typer.Option(min=0.01, help="Hold each router to so many cores; who may make control groups can.")
+    ] = None
     together: Annotated[bool, typer.Option(help="Ask one router and the other checkout's at once.")] = False
     two: Annotated[bool, typer.Option(help="Whether two routers take their turn.")] = True
     router_arg: Annotated[list[str], typer.Option(metavar="FLAG", help="More flags of each router.")] = many()
@@ -132,7 +138,7 @@ def run(options: Options) -> int:
     with stopped_by_signals():
         for step_ms in options.step_ms:
             for per_reply in options.per_reply:
-                with _stack(options, step_ms, per_reply) as stack:
+                with _stack(options, step_ms, per_reply) as stack, _held(stack, options.cores):
                     found = _measure(stack, options)
                 case = {"step_ms": step_ms, "per_reply": per_reply}
                 rows += [{**case, **row} for row in _rows(found, is_alone=not options.together)]
@@ -158,6 +164,12 @@ def _stack(options: Options, step_ms: float, per_reply: int) -> Iterator[_Stack]
                 part.process.terminate()
                 part.process.wait_or_kill(_STOP_S)
             stack.reaper.close()
+
+
+def _held(stack: _Stack, cores: float | None) -> AbstractContextManager[None]:
+    if cores is None:
+        return nullcontext()
+    return held({name: stack.parts[name].process.pid or 0 for name in stack.systems}, cores)
 
 
 def _start(stack: _Stack, options: Options, step_ms: float, per_reply: int) -> None:

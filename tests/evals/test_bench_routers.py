@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from evals.bench.__main__ import main
+from evals.bench.held import can_hold
 from evals.figures.provenance import ROOT
 
 pytestmark = pytest.mark.slow
@@ -34,3 +35,15 @@ def test_routers_take_turns_on_workers_that_cost_nothing(tmp_path: Path) -> None
 def test_a_folder_without_a_router_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["routers", "--before", str(tmp_path), "--rounds", "1"]) == 1
     assert "is no checkout of rstitch" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not can_hold(), reason="this user may make no control groups")
+def test_routers_that_are_held_take_no_more(tmp_path: Path) -> None:
+    file = tmp_path / "found.json"
+    # fmt: off
+    asked = ["--cores", "0.2", "--streams", "8", "--step-ms", "0", "--per-reply", "1", "--rounds", "1",
+             "--seconds", "1", "--warm", "2", "--no-two", "--json", str(file)]
+    # fmt: on
+    assert main(["routers", *asked]) == 0
+    (turn,) = json.loads(file.read_text())["turns"]
+    assert 0 < turn["routers_s"] < 0.3 * turn["seconds"]
