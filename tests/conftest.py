@@ -66,6 +66,10 @@ def pytest_configure() -> None:
 
     if secured.SECURE:
         secured.lock_all_stacks()
+    from tests.support import several
+
+    if several.FLEET:
+        several.grow_all_stacks()
     # A port that one process has drawn and not bound yet, or keeps for a part that is down, is not drawn by another.
     number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     processes.PORTS = processes.PORTS[number % 4 :: 4]

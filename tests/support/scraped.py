@@ -12,7 +12,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from rstitch.client import Budget, Client, EarlyExit, Interrupted, InvalidArgument, LlmOnly, Started, Threshold
 from rstitch.local.processes import free_port
-from rstitch.local.stack import LocalStack, RouterOptions, WorkerOptions
+from rstitch.local.stack import LocalStack, RouterOptions
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 QUESTION = "There are 12 boxes with 7 pens each. How many pens are there?"
@@ -22,11 +22,12 @@ class ScrapedStack(LocalStack):
     """What `rstitch up --metrics-port` starts; `metrics` has HOST:PORT by the job of a service."""
 
     def __init__(self, *router_args: str, **options: Any) -> None:
-        names = ("rstitch-router", "rstitch-slm-worker", "rstitch-llm-worker")
-        self.metrics = {name: f"localhost:{free_port()}" for name in names}
-        of_router, *of_workers = (["--metrics-listen", address] for address in self.metrics.values())
-        slm, llm = (WorkerOptions(args=args) for args in of_workers)
-        super().__init__(slm, llm, RouterOptions(args=[*of_router, *router_args]), **options)
+        super().__init__(router=RouterOptions(args=router_args), **options)
+        # Wherever there is room: those of `metrics_port` follow one another. Of several workers the first.
+        self._metrics_ports = {name: free_port() for name in ("router", "slm worker", "llm worker")}
+        self.metrics = {
+            f"rstitch-{name.replace(' ', '-')}": f"localhost:{port}" for name, port in self._metrics_ports.items()
+        }
 
     def scrape(self) -> dict[str, list[Metric]]:
         """Everything that is measured now, by job."""
