@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 
 import structlog
 
@@ -20,7 +19,7 @@ from router_svc.answers import refusals
 from router_svc.trajectory.cancelling import Cancelling
 from router_svc.trajectory.session_names import facts_of
 from router_svc.trajectory.store import Owned, OwnedElsewhere
-from router_svc.trajectory.types import Ended, State
+from router_svc.trajectory.types import Ended
 from rstitch.errors import RstitchError
 
 _log = structlog.get_logger(__name__)
@@ -82,9 +81,7 @@ async def cancel_elsewhere(cancelling: Cancelling, name: str, lease_s: float) ->
     while True:
         outcome = await cancelling.mark(name, epoch)
         if isinstance(outcome, Ended):
-            # One that was marked before it ended was over by that, unless it was complete just then.
-            marked = epoch is not None and outcome.state is State.INTERRUPTED
-            return replace(outcome, was_cancelled=outcome.was_cancelled or marked)
+            return outcome
         if outcome is None:
             raise refusals.unknown_session(name)
         if time.monotonic() > until:

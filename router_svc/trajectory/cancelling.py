@@ -27,7 +27,8 @@ class Cancelling:
         """Marks the answer that is being written as one to end; its router finds the mark at its next append.
 
         Returns its epoch, with which the next call looks at the same answer again; how the session is, if nobody writes
-        that answer; None if there is no such session. An answer whose router is gone is interrupted here.
+        that answer, and whether it was over by this; None if there is no such session. An answer whose router is gone
+        is interrupted here.
         """
         owner = ""
         while True:
@@ -40,6 +41,9 @@ class Cancelling:
                     if await lease_ms(self._link, owner, patience_s) > 0:
                         return epoch
                 case b"ENDED":
-                    return Ended(State(reply[1].decode()), int(reply[2]), bool(reply[3]))
+                    state = State(reply[1].decode())
+                    # One that was marked before it ended was over by that, unless it was complete just then.
+                    by_mark = epoch is not None and state is State.INTERRUPTED
+                    return Ended(state, int(reply[2]), by_mark or bool(reply[3]))
                 case _:
                     return None

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from router_svc.trajectory import keys
+from router_svc.trajectory import cancelling, keys
 from router_svc.trajectory.errors import Behind, Fenced
 from router_svc.trajectory.listing import Cursor
 from router_svc.trajectory.session_names import session_name
@@ -192,6 +192,21 @@ async def test_a_wish_to_cancel_reaches_a_living_router_and_ends_what_a_dead_one
     await store.resign("lives")
     assert isinstance(await store.claim(await store.header("s"), "s", "next", "settings", Usage(), []), Owned)
     assert await store.cancelling.mark("s", 1) == Ended(State.RUNNING, 4, False)
+
+
+async def test_a_router_that_was_only_slow_may_find_the_wish_first(
+    store: TrajectoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lease was over as somebody looked; the answer is over by the wish all the same."""
+    owned = await begun(store)
+
+    async def meanwhile(*arguments: object) -> int:
+        assert await store.append("s", owned, 3, [], Usage()), "it is told"
+        await store.append("s", owned, 3, [], Usage(), State.INTERRUPTED)
+        return 0
+
+    monkeypatch.setattr(cancelling, "lease_ms", meanwhile)
+    assert await store.cancelling.mark("s") == Ended(State.INTERRUPTED, 3, True)
 
 
 async def _pages(store: TrajectoryStore, num: int, tenant: str, *, labelled: bool = False) -> list[str]:
