@@ -13,7 +13,6 @@ from itertools import count
 from typing import Any
 
 import grpc
-import structlog
 
 from router_svc.workers.sending import broken, send_all
 from rstitch.errors import RstitchError, from_proto, from_rpc_error
@@ -23,7 +22,6 @@ from rstitch.v1 import worker_pb2, worker_pb2_grpc
 _AT_ONCE = 64
 # So long a call takes new streams: who lets a router in is asked again and again, as with a call for each.
 _FRESH_S = 30.0
-_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +79,7 @@ class DecodeMany:
             self._outgoing.put_nowait(None)
 
     async def _write(self) -> None:
-        self._unsent = await send_all(self._call, self._outgoing)
+        self._unsent = await send_all(self._call, self._outgoing) or self._unsent
 
     async def _read(self) -> None:
         try:

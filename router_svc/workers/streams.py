@@ -13,7 +13,6 @@ from dataclasses import asdict
 from typing import Any
 
 import grpc
-import structlog
 
 from router_svc.policies.policy import Handoff
 from router_svc.trajectory.consultations import Consultation
@@ -25,7 +24,6 @@ from router_svc.workers.sending import broken, send_all
 from rstitch.errors import RstitchError, from_rpc_error
 from rstitch.v1 import common_pb2, worker_pb2, worker_pb2_grpc
 
-_log = structlog.get_logger(__name__)
 # Fields that the contract's messages have under the same names.
 _TIMING_FIELDS = (
     "queue_us",
@@ -98,7 +96,8 @@ class DecodeStream:
         await asyncio.wait({self._reader, self._writer})
 
     async def _write(self) -> None:
-        self._unsent = await send_all(self._call, self._outgoing)
+        # Who was told that the worker is gone knows better than a call that is over by then.
+        self._unsent = await send_all(self._call, self._outgoing) or self._unsent
 
     async def _read(self) -> None:
         try:

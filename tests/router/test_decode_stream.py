@@ -37,6 +37,39 @@ class Broken:
         raise grpc.aio.AioRpcError(grpc.StatusCode.CANCELLED, nothing, nothing, "cancelled")
 
 
+async def test_a_run_that_was_to_go_out_as_its_worker_was_lost_says_that_it_was() -> None:
+    """Whoever hears of a lost worker moves; of a call that was cancelled it would only tell."""
+
+    class Ended(Broken):
+        """It tells its reader that it was cancelled after it has told so whoever writes."""
+
+        def __init__(self, error: Exception) -> None:
+            super().__init__(error)
+            self._told = asyncio.Event()
+
+        async def write(self, request: object) -> None:
+            await self._cancelled.wait()
+            self._told.set()
+            raise asyncio.InvalidStateError("RPC already finished.")
+
+        async def __anext__(self) -> object:
+            await self._told.wait()
+            return await super().__anext__()
+
+    class Stub:
+        def Decode(self) -> Ended:
+            return Ended(TypeError())
+
+    stub: Any = Stub()
+    stream = DecodeStream(stub, "s")
+    run = stream.start(Run(max_tokens=1, position=0, tokens=array("I", [5]), sampling=Sampling(), prefix_checksum=0))
+    stream.lose(RstitchError(grpc.StatusCode.UNAVAILABLE, "TRANSPORT", "the worker is gone."))
+    with pytest.raises(RstitchError, match="the worker is gone"):
+        await asyncio.wait_for(run.next(), 30)
+    assert stream.lost
+    await stream.close()
+
+
 async def test_a_request_that_cannot_be_written_fails_its_run_and_says_why() -> None:
     class Stub:
         def Decode(self) -> Broken:
