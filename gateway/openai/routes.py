@@ -20,7 +20,7 @@ from gateway.openai.completions import ChatShape, Shape, TextShape
 from gateway.openai.question import IDEMPOTENCY_HEADER, chat_questions, completion_questions, idempotent_id
 from gateway.openai.requests import ChatRequest, CompletionRequest
 from gateway.openai.requests import Request as Body
-from gateway.openai.resuming import LAST_ID_HEADER, Place
+from gateway.openai.resuming import LAST_ID_HEADER, MOST_CHOICES, Place
 from gateway.openai.said import explained
 from gateway.settings import GatewaySettings
 from gateway.sse import EventStream
@@ -99,11 +99,15 @@ async def _answered(
             question["details"] = details
         if not body.stream:
             question["gather_ms"] = _GATHER_MS
-        if known:
-            own = f"{known}-{index}" if index else known
-            named = question.get("session_id", "")
-            question |= {"request_id": own, "session_id": named or own, "only_if_new": not named}
-        answers.append((Choice(asked, index), client.generate(text, **question)))
+        own = f"{known}-{index}" if index else known
+        named = question.get("session_id", "")
+        if place is not None and place.resumes:  # it is there, or lost: what was told of it goes on with no other
+            events = client.attach(named or own, request_id=own)
+        else:
+            if known:
+                question |= {"request_id": own, "session_id": named or own, "only_if_new": not named}
+            events = client.generate(text, **question)
+        answers.append((Choice(asked, index), events))
     try:
         async with _awaited(request):
             opened = await begun(answers)
@@ -128,11 +132,13 @@ async def _answered(
 def _place(request: Request, num_choices: int, *, is_known: bool) -> Place | None:
     """Where a stream begins; None: nobody can ask for it again. Raises: ApiError."""
     last_id = request.headers.get(LAST_ID_HEADER, "")
-    if is_known:
+    if is_known and num_choices <= MOST_CHOICES:
         return Place(num_choices, last_id)
+    if last_id and is_known:
+        raise bad("Last-Event-ID", f"a stream of more than {MOST_CHOICES} choices has no ids.", "Leave it out.")
     if last_id:
         remedy = "Send the Idempotency-Key of the first request, too, or leave it out."
-        raise bad("Last-Event-ID", "only an answer with a key can be asked for again.", remedy)
+        raise bad("Last-Event-ID", "only an answer with a key can be gone on with.", remedy)
     return None
 
 

@@ -56,7 +56,6 @@ _WITHOUT_PRESENCE = (
     "on_disconnect",
     "only_if_new",
     "json_schema",
-    "request_id",
 )
 
 
@@ -115,7 +114,8 @@ def parse_reattach(request: router_pb2.GenerateRequest, tenant: str) -> Reattach
             "an answer that is gone on with keeps what it was asked for.",
             f"Leave out {given}, or leave out resume_from to ask something new.",
         )
-    return Reattach(tenant, check_session_id(request.session_id), request.resume_from)
+    session_id = check_session_id(request.session_id)
+    return Reattach(tenant, session_id, request.resume_from, _parse_request_id(request))
 
 
 def check_session_id(value: str, *, may_be_empty: bool = False) -> str:

@@ -59,7 +59,10 @@ class Resumable:
     def request(self) -> router_pb2.GenerateRequest:
         """Gives the message to send now: the question, or the wish to go on where the last stream ended."""
         if self._attaching:
-            request = requests.attach_request(self._question.session_id, self._next_position)
+            asked = self._question
+            # A question that was asked here may have been asked of a router that knows no id beside a position.
+            id_ = asked.request_id if asked.HasField("resume_from") else ""
+            request = requests.attach_request(asked.session_id, self._next_position, id_)
             request.takes_more, request.gather_ms = True, self._question.gather_ms
             return request
         return self._question

@@ -99,10 +99,10 @@ def generate_request(
     return request
 
 
-def attach_request(session_id: str, resume_from: int) -> router_pb2.GenerateRequest:
+def attach_request(session_id: str, resume_from: int, request_id: str = "") -> router_pb2.GenerateRequest:
     """Writes the wish to go on with an answer at a position. Raises: InvalidArgument."""
     with _naming("resume_from"):
-        return router_pb2.GenerateRequest(session_id=session_id, resume_from=resume_from)
+        return router_pb2.GenerateRequest(session_id=session_id, resume_from=resume_from, request_id=request_id)
 
 
 def trajectory_request(session_id: str, consultations: bool, details: bool) -> router_pb2.GetTrajectoryRequest:

@@ -56,9 +56,14 @@ class Client(common.Connection):
         """Asks as `generate` does, and waits for the whole answer."""
         return Answer.of(self.generate(text, timeout_s=timeout_s, **question))
 
-    def attach(self, session_id: str, resume_from: int = 0, *, timeout_s: float | None = None) -> Iterator[Event]:
-        """Goes on with an answer from the token at `resume_from`; 0 means from its first."""
-        return self._events(requests.attach_request(session_id, resume_from), timeout_s)
+    def attach(
+        self, session_id: str, resume_from: int = 0, *, request_id: str = "", timeout_s: float | None = None
+    ) -> Iterator[Event]:
+        """Goes on with an answer from the token at `resume_from`; 0 means from its first.
+
+        With a `request_id` it must be that question's; else: RstitchError (FAILED_PRECONDITION).
+        """
+        return self._events(requests.attach_request(session_id, resume_from, request_id), timeout_s)
 
     def trajectory(self, session_id: str, *, consultations: bool = False, details: bool = False) -> Trajectory:
         """Fetches a trajectory whole, with what the head was asked and the tokens' details, if wanted and kept."""

@@ -274,3 +274,12 @@ def test_the_deadline_is_for_the_answer_not_for_a_stream(router: FakeRouter, ask
         ask(router.address, "generate", "What?", timeout_s=0.5, client={"reconnect_s": 60.0})
     assert all(left is not None and left <= 0.6 for left in router.deadlines)
     assert router.deadlines[-1] < router.deadlines[0]
+
+
+def test_whose_answer_is_meant_is_said_again_as_often_as_it_is_gone_on_with() -> None:
+    cut = RstitchError(grpc.StatusCode.UNAVAILABLE, "TRANSPORT", "Socket closed")
+    asked = Resumable(requests.attach_request("talk", 3, "mine"), reconnect_s=30, timeout_s=None)
+    for _ in range(3):
+        request = asked.request()
+        assert (request.session_id, request.resume_from, request.request_id) == ("talk", 3, "mine")
+        asked.wait_after(cut)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import httpx2
 import pytest
 
+from rstitch.client import Client, Source
 from rstitch.local.stack import LocalStack
 from tests.support.gateways import chat, process, started
 
@@ -91,15 +92,19 @@ def test_behind_any_event_the_rest_comes_and_nothing_twice(
         assert len(rest) < len(whole)
 
 
-def test_what_is_cut_within_a_thinking_is_parted_the_same(http: httpx2.Client) -> None:
+@pytest.mark.parametrize("shown", [True, False], ids=["shown", "hidden"])
+def test_what_is_cut_within_a_thinking_is_parted_the_same(http: httpx2.Client, shown: bool) -> None:
     """The mark that ends the thinking is passed over with it, though it comes in one piece with what follows."""
-    body = chat(max_tokens=200)
-    whole = ask(http, CHAT, body, "thinking")
+    body = chat(max_tokens=200, stream_options={"include_usage": True}, logprobs=True, include_reasoning=shown)
+    whole = ask(http, CHAT, body, f"thinking-{shown}")
     expected = told(whole)
+    assert expected[0, "content"]
+    assert ((0, "reasoning") in expected) is shown
+    assert json.loads(expected["usage"])["completion_tokens_details"]["reasoning_tokens"] > 0
     lost = [event for event in whole if event.data != "[DONE]"][1::7]
     for last in lost:
         cut = whole.index(last) + 1
-        assert told([*whole[:cut], *ask(http, CHAT, body, "thinking", last.id)]) == expected
+        assert told([*whole[:cut], *ask(http, CHAT, body, f"thinking-{shown}", last.id)]) == expected
 
 
 def test_a_killed_gateways_streams_go_on_at_another(tiny_stack: LocalStack, tmp_path: Path) -> None:
@@ -142,6 +147,37 @@ def test_what_is_no_id_is_refused_before_anybody_is_asked(
     error = response.json()["error"]
     assert error["param"] == "Last-Event-ID"
     assert what in error["message"]
+
+
+def test_no_other_answer_is_taken_for_the_one_that_was_lost(http: httpx2.Client, tiny_stack: LocalStack) -> None:
+    """Not one to another request, not one that was forgotten, not the next one of its session; and nothing is asked."""
+    body = chat(max_tokens=8, stream=True)
+
+    def refused(asked: dict[str, Any], key: str, **shown: str) -> tuple[int, str]:
+        response = http.post(CHAT, json=asked, headers={"idempotency-key": key, "last-event-id": "1.0.1.0", **shown})
+        return response.status_code, response.json()["error"]["code"]
+
+    with Client(tiny_stack.router_address) as client:
+        ask(http, CHAT, body, "lost")
+        known = {each.session_id for each in client.trajectories()}
+        assert refused(body | {"max_tokens": 9}, "lost")[0] == 404
+        assert refused(body, "never seen")[0] == 404
+        assert {each.session_id for each in client.trajectories()} <= known
+        session = {"x-session-id": "goes-on"}
+        for key in ("first turn", "second turn"):
+            http.post(CHAT, json=body, headers={"idempotency-key": key, **session})
+        assert refused(body, "first turn", **session) == (409, "ANSWER_OVER")
+        sources = [segment.source for segment in client.trajectory("goes-on").segments]
+    assert sources.count(Source.PROMPT) == 2
+
+
+def test_so_many_choices_that_no_header_would_hold_them_have_no_ids(http: httpx2.Client) -> None:
+    body = {"model": "rstitch", "prompt": ["2+2="] * 33, "max_tokens": 1, "stream": True}
+    response = http.post(TEXT, json=body, headers={"idempotency-key": "many"})
+    assert not any(event.id for event in events_in(response.text))
+    refused = http.post(TEXT, json=body, headers={"idempotency-key": "many", "last-event-id": "1.0.0.0"})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "Last-Event-ID")
+    assert "32" in refused.json()["error"]["message"]
 
 
 def test_whoever_has_no_key_gets_no_ids(http: httpx2.Client) -> None:

@@ -152,6 +152,7 @@ BAD = {
     "resume and limit": (ask_for(session_id="s", resume_from=0, max_new_tokens=5), INVALID, "max_new_tokens"),
     "resume and stop": (ask_for(session_id="s", resume_from=0, stop=["a"]), INVALID, "stop"),
     "long salt": (ask_for(cache_salt="x" * 129), INVALID, "cache_salt"),
+    "resume and no id": (ask_for(session_id="s", resume_from=0, request_id="a b"), INVALID, "request_id"),
     "resume and salt": (ask_for(session_id="s", resume_from=0, cache_salt="t"), INVALID, "cache_salt"),
     "resume and guard": (ask_for(session_id="s", resume_from=0, guard=1), INVALID, "guard"),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import grpc
@@ -221,7 +222,27 @@ async def test_an_id_that_cannot_be_known_again_is_refused(stack: Stack, wrong: 
     assert (error.code, error.field) == (grpc.StatusCode.INVALID_ARGUMENT, "request_id")
 
 
-async def test_to_go_on_with_an_answer_names_no_question(stack: Stack) -> None:
-    stub = await stack.stub(await stack.router())
-    request = router_pb2.GenerateRequest(session_id="s", resume_from=0, request_id="one")
-    assert (await refused(stub.Generate(request))).field == "request_id"
+@pytest.mark.parametrize("where", ["finished", "here", "elsewhere", "interrupted"])
+async def test_an_answer_is_gone_on_with_only_if_it_is_that_of_the_question(stack: Stack, where: str) -> None:
+    """Whoever says which question they mean gets no other answer, and asks nothing."""
+    stubs = await conversing(stack, 2)
+    attach = partial(router_pb2.GenerateRequest, session_id="s", resume_from=0)
+    endless(stack, delay_s=0)
+    go_on = at_once(stack, 1000 if where == "finished" else 12)
+    reading = await Reading(stubs[0], asked(max_new_tokens=30)).has(5)
+    if where == "finished":
+        await reading
+    if where == "interrupted":
+        await stubs[0].CancelGeneration(router_pb2.CancelGenerationRequest(session_id="s"))
+    stub = stubs[where == "elsewhere"]
+    other = await refused(stub.Generate(attach(request_id="before")))
+    assert (other.code, other.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "ANSWER_OVER")
+    rest = asyncio.ensure_future(take(stub, attach(request_id="one")))
+    go_on.set()
+    answer = await rest
+    assert answer.error is None
+    assert len(answer.tokens) == 30
+    await check_kept(stub, answer)
+    assert await num_prompts(stub) == 2
+    unknown = await refused(stub.Generate(router_pb2.GenerateRequest(session_id="t", resume_from=0, request_id="one")))
+    assert unknown.code is grpc.StatusCode.NOT_FOUND
