@@ -107,7 +107,7 @@ def _told(choice: Choice, event: Event, shape: Shape, always_usage: bool, place:
     tokens: Tokens = choice.tokens[seen:]
     if place is not None:
         passed, (piece, tokens) = place.parted(choice.index, piece, tokens)
-        if any(passed):
+        if passed[1]:
             shape.chunk(choice, *passed)  # it counts where tokens begin
     frames = []
     if piece.thinking or piece.content or tokens:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from gateway.openai.thinking import Marks, Parted, Piece
+from gateway.openai.thinking import Marks, Parted, Piece, ThoughtTokens
 from rstitch.client import Chunk, Event, Finished, FinishReason, Started, Switch
 from rstitch.client.specs import Spec, text_of
 
@@ -46,6 +46,7 @@ class Choice:
     tokens: list[dict[str, Any]] = field(default_factory=list)
     finished: Finished | None = None
     _parted: Parted | None = None
+    _thoughts: ThoughtTokens | None = None  # where tokens are told one by one
 
     def take(self, event: Event) -> Piece:
         """Takes the next event; what it adds to the text is returned, its tokens are the last of `tokens`."""
@@ -56,6 +57,8 @@ class Choice:
                 if self.asked.marks is not None:
                     is_open = event.prompt_end.rstrip().endswith(self.asked.marks.begin)
                     self._parted = Parted(self.asked.marks, is_open=is_open)
+                    if self.asked.tokens:
+                        self._thoughts = ThoughtTokens(self.asked.marks, is_open=is_open)
                 return Piece()
             case Chunk():
                 was_thinking = self._parted is not None and self._parted.thinking
@@ -74,10 +77,14 @@ class Choice:
         return self._added(self._parted.end() if self._parted else Piece())
 
     def _count(self, chunk: Chunk, *, thought: bool) -> None:
+        thoughts = [thought] * len(chunk.tokens)
+        if self._thoughts is not None:
+            thoughts = [self._thoughts.takes(detail.text) for detail in chunk.details]
         self.num_tokens += len(chunk.tokens)
-        self.num_thinking_tokens += len(chunk.tokens) if thought else 0
-        if self.asked.tokens and (self.asked.include_thinking or not thought):
-            self.tokens += told(chunk, self.asked.num_alternatives)
+        self.num_thinking_tokens += sum(thoughts)
+        if self.asked.tokens:
+            tokens = zip(told(chunk, self.asked.num_alternatives), thoughts, strict=True)
+            self.tokens += [token for token, is_thought in tokens if self.asked.include_thinking or not is_thought]
 
     def _added(self, piece: Piece) -> Piece:
         if not self.asked.include_thinking:

@@ -1,8 +1,8 @@
 """How far a stream is, as the `id` of its events, so that a client that lost it goes on where it was.
 
-By the standard (HTML, server-sent events) such a client asks again with the last id as `Last-Event-ID`. An
-Idempotency-Key makes it the same answer, but it may come in other pieces: so an id counts the characters and the tokens
-that each choice was told, and that much is passed over. It knows no route.
+By the standard (HTML, server-sent events) such a client asks again with the last id as `Last-Event-ID`. It is
+the same answer, but it may come in other pieces: so an id says how many characters each choice was told, and up to
+which position tokens, and that much is passed over. It knows no route.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ from gateway.openai.thinking import Piece
 LAST_ID_HEADER = "last-event-id"
 _CHOICE = re.compile(r"([012])\.(\d{1,9})\.(\d{1,9})\.(\d{1,9})", re.ASCII)
 _USAGE = "u"
+# An id says all choices, and what is sent back as a header must get through proxies.
+MOST_CHOICES = 32
 Tokens = Sequence[dict[str, Any]]
 
 
 @dataclass(slots=True)
 class _Told:
-    """What of a choice was told: its stage (1: its opening, 2: its end, too), characters of both parts, and tokens."""
+    """What of a choice was told: its stage (1: its opening, 2: its end, too), characters, and tokens up to where."""
 
     stage: int = 0
     thinking: int = 0
@@ -37,6 +39,7 @@ class Place:
     def __init__(self, num_choices: int, last_id: str = "") -> None:
         """Begins where an id says, or at the beginning. Raises: ApiError if it is no id of such a stream."""
         self._had = _parsed(last_id, num_choices) if last_id else [_Told() for _ in range(num_choices)]
+        self.resumes = bool(last_id)
         self._seen = [_Told() for _ in range(num_choices)]
         self._usage = last_id.endswith(_USAGE)
 
@@ -64,13 +67,13 @@ class Place:
         had, seen = self._had[index], self._seen[index]
         thinking = max(0, had.thinking - seen.thinking)
         content = max(0, had.content - seen.content)
-        num = max(0, had.tokens - seen.tokens)
+        num = sum(token["rstitch"]["position"] < had.tokens for token in tokens)
         seen.thinking += len(piece.thinking)
         seen.content += len(piece.content)
-        seen.tokens += len(tokens)
         had.thinking = max(had.thinking, seen.thinking)
         had.content = max(had.content, seen.content)
-        had.tokens = max(had.tokens, seen.tokens)
+        if tokens:
+            had.tokens = max(had.tokens, tokens[-1]["rstitch"]["position"] + 1)
         passed = Piece(piece.thinking[:thinking], piece.content[:content]), tokens[:num]
         return passed, (Piece(piece.thinking[thinking:], piece.content[content:]), tokens[num:])
 

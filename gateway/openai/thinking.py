@@ -5,6 +5,7 @@ A mark may come in pieces, so that what could be its beginning is held back. It 
 
 from __future__ import annotations
 
+from codecs import getincrementaldecoder
 from typing import NamedTuple
 
 
@@ -75,6 +76,20 @@ class Parted:
     def _taken(self, num: int) -> str:
         taken, self._held = self._held[:num], self._held[num:]
         return taken
+
+
+class ThoughtTokens:
+    """Says of each token whether it is of the thinking, in whatever chunks they come."""
+
+    def __init__(self, marks: Marks, *, is_open: bool = False) -> None:
+        self._parted = Parted(marks, is_open=is_open)
+        self._decoder = getincrementaldecoder("utf-8")("replace")
+
+    def takes(self, token: bytes) -> bool:
+        """Takes the bytes of the next one."""
+        was_thinking = self._parted.thinking
+        piece = self._parted.feed(self._decoder.decode(token))
+        return was_thinking or self._parted.thinking or bool(piece.thinking)
 
 
 def _overlap(text: str, mark: str) -> int:

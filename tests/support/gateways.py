@@ -64,9 +64,10 @@ def events_of(response: httpx2.Response) -> list[Any]:
     found: list[Any] = []
     for block in response.text.split("\n\n"):
         if block and not block.startswith(":"):
-            assert block.startswith("data: "), block
-            assert "\n" not in block, block
-            data = block.removeprefix("data: ")
+            *id_, line = block.split("\n")
+            assert line.startswith("data: "), block
+            assert not id_ or (len(id_) == 1 and id_[0].startswith("id: ")), block
+            data = line.removeprefix("data: ")
             found.append(data if data == "[DONE]" else json.loads(data))
     return found
 
