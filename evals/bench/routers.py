@@ -31,7 +31,7 @@ import typer
 from rich.console import Console
 
 from evals.bench import page
-from evals.bench.held import held
+from evals.bench.held import can_hold, held
 from evals.bench.in_turn import median_ratio
 from evals.bench.metered import cpu_s
 from evals.figures.report import Columns, Row, markdown_table, terminal_table
@@ -82,7 +82,7 @@ class Options(page.PageOptions):
     seconds: Annotated[float, typer.Option(min=0.5, help="Of a turn.")] = 5.0
     warm: Annotated[float, typer.Option(min=0, help="Seconds that clients have to come before a turn counts.")] = 3.0
     cores: Annotated[
-        float | None, typer.Option(min=0.01, help="Hold each router to so many cores; who may make control groups can.")
+        float | None, typer.Option(min=0.1, help="Hold each router to so many cores; who may make control groups can.")
     ] = None
     together: Annotated[bool, typer.Option(help="Ask one router and the other checkout's at once.")] = False
     two: Annotated[bool, typer.Option(help="Whether two routers take their turn.")] = True
@@ -132,6 +132,9 @@ class _Stack:
 
 def run(options: Options) -> int:
     """Measures and prints. Returns the exit code."""
+    if options.cores is not None and not can_hold():
+        what = "no process can be held to a part of a core: this user may make no control groups."
+        raise StackError(what, remedy="Leave --cores out, or run as one who may (root, mostly).")
     console = Console()
     rows: list[Row] = []
     turns: list[dict[str, Any]] = []
@@ -169,7 +172,8 @@ def _stack(options: Options, step_ms: float, per_reply: int) -> Iterator[_Stack]
 def _held(stack: _Stack, cores: float | None) -> AbstractContextManager[None]:
     if cores is None:
         return nullcontext()
-    return held({name: stack.parts[name].process.pid or 0 for name in stack.systems}, cores)
+    pids = {name: pid for name in stack.systems if (pid := stack.parts[name].process.pid) is not None}
+    return held(pids, cores)
 
 
 def _start(stack: _Stack, options: Options, step_ms: float, per_reply: int) -> None:
