@@ -36,7 +36,7 @@ class FleetStorm:
         done: what was done to the fleet, by kind.
         num_answers: how many answers were compared.
         num_lost: how many streams over HTTP were cut off, and went on.
-        slowest_s: the longest that a stream brought nothing.
+        slowest_s: the longest that a stream over gRPC brought nothing.
     """
 
     def __init__(
