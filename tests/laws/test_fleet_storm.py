@@ -31,7 +31,8 @@ _NOT_OF_SESSIONS = ("rstitch:{fleet:", "rstitch:router:")
 async def test_a_storm_changes_no_token_and_leaves_nothing(random_pair: Pair, tmp_path: Path) -> None:
     conversations = [Conversation.drawn(number, num_turns=2, max_new_tokens=120) for number in range(12)]
     with (
-        SentinelProcesses(tmp_path / "redis") as redis,
+        # A server that is slow for half a second, under all this, is not to be taken for dead.
+        SentinelProcesses(tmp_path / "redis", down_after_ms=2000) as redis,
         # What only a primary has when it is killed would be lost: what is shown is to be on the replica, too.
         start_stack(
             random_pair,

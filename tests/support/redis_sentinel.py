@@ -12,7 +12,6 @@ from tests.support.redis_process import RedisProcess, redis_binary, wait_for
 
 _SERVICE = "rstitch"
 _HOST = "127.0.0.1"
-_DOWN_AFTER_MS = 500
 
 
 class SentinelProcesses:
@@ -22,8 +21,11 @@ class SentinelProcesses:
         url: that a router is given.
     """
 
-    def __init__(self, folder: Path, num_sentinels: int = 1, *, arguments: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, folder: Path, num_sentinels: int = 1, *, arguments: tuple[str, ...] = (), down_after_ms: int = 500
+    ) -> None:
         self._folder = folder
+        self._down_after_ms = down_after_ms
         self._sentinels: list[subprocess.Popen[bytes]] = []
         self._ports = [free_port() for _ in range(num_sentinels)]
         self._quorum = num_sentinels // 2 + 1
@@ -137,12 +139,12 @@ class SentinelProcesses:
                         return bool(client.wait(1, 100) == 1)
             return False
 
-        wait_for(follows, "the replica does not follow")
+        wait_for(follows, "the replica does not follow", 30)
 
     def _start_sentinel(self, port: int) -> None:
         conf = self._folder / f"sentinel-{port}.conf"
         watched = f"sentinel monitor {_SERVICE} {_HOST} {self._servers[0].port} {self._quorum}\n"
-        soon = f"sentinel down-after-milliseconds {_SERVICE} {_DOWN_AFTER_MS}\n"
+        soon = f"sentinel down-after-milliseconds {_SERVICE} {self._down_after_ms}\n"
         again = f"sentinel failover-timeout {_SERVICE} 3000\n"
         conf.write_text(f"port {port}\nbind {_HOST}\ndir {self._folder}\n{watched}{soon}{again}")
         with (self._folder / f"sentinel-{port}.log").open("wb") as log:
