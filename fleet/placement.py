@@ -2,6 +2,10 @@
 
 Fewest sessions bound, then most free pages, then rendezvous hashing: routers that see the same then decide alike.
 
+A chat that sends all of its conversation begins as the turn before did, which a worker has read: it goes there, as long
+as that has not much more to do than others (consistent hashing with bounded loads: Mirrokni, Thorup and
+Zadimoghaddam, 2018).
+
 Of many workers a session chooses among a few of its own. What a router sees is up to a second old and lacks what others
 placed since: if all chose among all, they would all choose the same workers, which then have several times the sessions
 of others (Mitzenmacher, 2000; `rstitch plan simulate` measures it).
@@ -20,6 +24,8 @@ _FEW, _DRAWN = 6, 12
 # A session leaves a worker that lives only if that has more than FACTOR x + SLACK times the sessions of the least: what
 # is moved is computed again.
 _FACTOR, _SLACK = 2, 4
+# What begins alike goes to one worker unless that has more than FACTOR x + SLACK times the runs of the least.
+_NEAR_FACTOR, _NEAR_SLACK = 1.5, 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +35,7 @@ class Candidate:
     id: str
     num_bound: int
     num_free_pages: int
+    num_busy: int = 0  # of its sessions, how many are being written
 
 
 def few(session: str, workers: Sequence[T]) -> Sequence[T]:
@@ -42,6 +49,20 @@ def few(session: str, workers: Sequence[T]) -> Sequence[T]:
     numbers = [int.from_bytes(drawn[start : start + 4]) for start in range(0, len(drawn), 4)]
     indexes = dict.fromkeys(number % len(workers) for number in numbers)
     return [workers[index] for index in indexes][:_FEW]
+
+
+def near(beginning: str, candidates: Iterable[Candidate]) -> Candidate | None:
+    """The worker that sessions which begin alike go to; None where it has no room, or far more to do than another.
+
+    Candidates are those of `few` for the beginning.
+    """
+    chosen = tuple(candidates)
+    if not chosen:
+        return None
+    found = max(chosen, key=lambda candidate: (_weight(beginning, candidate.id), candidate.id))
+    least = min(candidate.num_busy for candidate in chosen)
+    is_overloaded = found.num_busy > _NEAR_FACTOR * least + _NEAR_SLACK
+    return found if found.num_free_pages and not is_overloaded else None
 
 
 def place(session: str, candidates: Iterable[Candidate]) -> Candidate | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from array import array
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import grpc
 
@@ -60,6 +61,19 @@ class Question:
     num_bytes: int = 0  # about how long the input is
     only_if_new: bool = False  # the session must not exist
     request_id: str = ""  # by which it is known if it comes again; with a session id only
+
+    @property
+    def beginning(self) -> str:
+        """What later questions of a chat begin with, too, if they send all of it: all up to its first question.
+
+        Of whom workers share nothing with, it is another. "" of what is no chat.
+        """
+        if not isinstance(self.input, Chat):
+            return ""
+        turn = self.input.turn
+        first = next((at for at, message in enumerate(turn.messages) if message.role == "user"), len(turn.messages))
+        told = replace(turn, messages=turn.messages[: first + 1]).to_json()
+        return hashlib.blake2b("\0".join((self.tenant, self.cache_salt, told)).encode(), digest_size=16).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

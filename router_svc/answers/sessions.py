@@ -233,13 +233,7 @@ class Sessions:
         return self._locks.setdefault(name, asyncio.Lock())
 
     async def _try_begin(
-        self,
-        name: str,
-        decided: Decided,
-        before: Before,
-        admission: Admission,
-        trace: GenerationTrace,
-        started: float,
+        self, name: str, decided: Decided, before: Before, admission: Admission, trace: GenerationTrace, started: float
     ) -> AnswerLog | None:
         question = decided.question
         header = before.trajectory.header if before.trajectory is not None else None
@@ -248,7 +242,8 @@ class Sessions:
         ready = await self.preparation.ready(decided, before.trajectory, trace.traceparent)
         asked = self.clock()
         settings, lengths = ready.prepared.settings, ready.prepared.context_lengths
-        bound = BoundSession.bind(self._fleet, name, header, lengths, begins=True, may_write=settings.policy.may_write)
+        bind = partial(BoundSession.bind, self._fleet, name, header, lengths, begins=True)
+        bound = bind(may_write=settings.policy.may_write, beginning=question.beginning)
         wanted = (header, name, settings.to_json(), ready.usage, ready.chunks[-1:], bound.binding)
         claim = partial(self._claims.claim, *wanted)
         refusal = refusals.taken(name, only_if_new=question.only_if_new)

@@ -37,8 +37,11 @@ class BoundSession:
         binding: as it is to be kept with the trajectory.
     """
 
-    def __init__(self, fleet: Fleet, name: str, binding: Binding, lengths: Mapping[Model, int]) -> None:
+    def __init__(
+        self, fleet: Fleet, name: str, binding: Binding, lengths: Mapping[Model, int], beginning: str = ""
+    ) -> None:
         self.binding = binding
+        self._beginning = beginning
         self._fleet = fleet
         self._name = name
         self._lengths = lengths
@@ -60,6 +63,7 @@ class BoundSession:
         *,
         begins: bool,
         may_write: Callable[[Model], bool] = lambda model: True,
+        beginning: str = "",
     ) -> BoundSession:
         """Keeps the workers that a session is bound to, or chooses others.
 
@@ -67,11 +71,15 @@ class BoundSession:
             before: of the session's trajectory; None: it is new.
             lengths: the most tokens that each model may read; of a role without one no worker is chosen.
             begins: an answer begins, and a worker that has far more sessions than others may be left.
+            beginning: what other sessions begin with, too: a new one goes where that is.
             may_write: which models the policy may ask; a worker of another is not counted as having one session more.
 
         Raises RstitchError (UNAVAILABLE) if no worker of a role is known.
         """
-        made = cls(fleet, name, before.binding if before is not None else UNBOUND, lengths)
+        if before is not None:
+            made = cls(fleet, name, before.binding, lengths)
+        else:
+            made = cls(fleet, name, UNBOUND, lengths, beginning)
         for model in lengths:
             made._bind(model, begins=begins, is_asked=may_write(model))
         return made
@@ -173,7 +181,9 @@ class BoundSession:
             self._members[model] = anybody
             return
         if member is None:
-            self._members[model] = member = self._fleet.any_member(model, self._name, self._lengths[model])
+            self._members[model] = member = self._fleet.any_member(
+                model, self._name, self._lengths[model], self._beginning
+            )
         else:
             self._members[model] = member
             self._held.add(model)

@@ -161,9 +161,10 @@ class Fleet:
         """Chooses a worker for a session of up to so many tokens, and counts it there; None: no other has room."""
         return self.rosters[model].place(name, length, besides, needs_room=needs_room)
 
-    def any_member(self, model: Model, name: str, length: int) -> Member:
+    def any_member(self, model: Model, name: str, length: int, beginning: str = "") -> Member:
         """Chooses a worker for a session whatever state they are in. Raises RstitchError if none is known."""
-        member = self.place(model, name, length) or self.rosters[model].first
+        roster = self.rosters[model]
+        member = roster.place(name, length, beginning=beginning) or roster.first
         if member is None:
             raise worker_unavailable(model)
         return member

@@ -40,6 +40,10 @@ class Load:
         self._settle(now - _ARRIVED_S)
         return self._num_before + len(self._placed)
 
+    def num_new(self, now: float) -> int:
+        """How many of them it has not counted yet."""
+        return max(0, self.num_bound(now) - self._num_said)
+
     def _settle(self, before: float) -> None:
         num_placed = len(self._placed)
         while self._placed and self._placed[0] < before:

@@ -116,7 +116,8 @@ class Member:
         return True, NO_ANSWER if is_silent else ""
 
     def candidate(self, now: float) -> Candidate:
-        return Candidate(self.id, self.load.num_bound(now), self.num_free_pages)
+        busy = self.num_running + self.load.num_new(now)
+        return Candidate(self.id, self.load.num_bound(now), self.num_free_pages, busy)
 
     def found(self, found: Found, before: float, now: float) -> bool:
         """Takes what a source said, which did not say so at `before` yet. Returns whether it is to be looked at."""

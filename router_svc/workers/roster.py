@@ -13,7 +13,7 @@ from dataclasses import replace
 import grpc
 import structlog
 
-from fleet.placement import few, is_overloaded, place
+from fleet.placement import few, is_overloaded, near, place
 from router_svc.trajectory.types import Model
 from router_svc.workers.client import WorkerClient
 from router_svc.workers.discovery import Found, Listed, Source
@@ -110,14 +110,25 @@ class Roster:
         return any(each.takes_sessions and each not in besides for each in self.members.values())
 
     def place(
-        self, name: str, length: int, besides: Collection[Member] = (), *, needs_room: bool = False
+        self,
+        name: str,
+        length: int,
+        besides: Collection[Member] = (),
+        *,
+        needs_room: bool = False,
+        beginning: str = "",
     ) -> Member | None:
-        """Places a session of up to so many tokens, and counts it; None where no other takes it, or has room now."""
+        """Places a session of up to so many tokens, and counts it; None where no other takes it, or has room now.
+
+        With a `beginning`, of which others are, it goes to who presumably has read that.
+        """
         now, takers = self._now(), [each for each in self._takers(besides) if each.reads(length)]
         if needs_room:
             takers = [each for each in takers if each.num_free_pages or each.is_polled]
-        by_id = {each.id: each for each in few(name, takers)}
-        chosen = place(name, [each.candidate(now) for each in by_id.values()])
+        by_id, chosen = {each.id: each for each in takers}, None
+        if beginning:
+            chosen = near(beginning, [each.candidate(now) for each in few(beginning, takers)])
+        chosen = chosen or place(name, [each.candidate(now) for each in few(name, takers)])
         if chosen is None:
             return None
         by_id[chosen.id].load.place(now)

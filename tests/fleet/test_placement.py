@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
-from fleet.placement import Candidate, few, is_overloaded, place
+from fleet.placement import Candidate, few, is_overloaded, near, place
 
 _THREE = [Candidate(f"slm-{index}", 0, 100) for index in range(3)]
 
@@ -73,3 +73,32 @@ def test_a_conversation_leaves_only_a_worker_that_has_far_more() -> None:
     assert is_overloaded(Candidate("a", 11, 0), [least])
     assert not is_overloaded(least, [least])
     assert not is_overloaded(Candidate("a", 4, 0), [Candidate("new", 0, 100)])
+
+
+def test_what_begins_alike_goes_to_one_worker_until_that_has_far_more_to_do() -> None:
+    first = near("beginning", _THREE)
+    assert first is not None
+    assert near("beginning", reversed(_THREE)) == first, "routers see them in any order"
+
+    def is_taken(own: int, others: int) -> bool:
+        now = [replace(each, num_busy=own if each == first else others) for each in _THREE]
+        found = near("beginning", now)
+        return found is not None and found.id == first.id
+
+    assert [is_taken(own, 0) for own in (4, 5)] == [True, False]
+    assert [is_taken(own, 20) for own in (0, 34, 35)] == [True, True, False]
+
+
+def test_a_worker_without_room_is_near_to_nobody() -> None:
+    first = near("beginning", _THREE)
+    assert first is not None
+    assert near("beginning", [replace(each, num_free_pages=0) if each == first else each for each in _THREE]) is None
+    assert near("beginning", []) is None
+
+
+def test_beginnings_are_spread_and_only_those_of_one_that_is_gone_go_elsewhere() -> None:
+    counts = Counter(found.id for number in range(300) if (found := near(f"b{number}", _THREE)) is not None)
+    assert min(counts[candidate.id] for candidate in _THREE) > 60
+    for number in range(100):
+        before, after = near(f"b{number}", _THREE), near(f"b{number}", _THREE[:2])
+        assert after == before or before == _THREE[2]

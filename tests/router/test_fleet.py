@@ -11,7 +11,7 @@ import pytest
 
 from rstitch.errors import RstitchError
 from rstitch.v1 import router_pb2
-from tests.support.asking import Reading, ask_for, check_kept, take, threshold, until
+from tests.support.asking import Reading, ask_for, chat, check_kept, take, threshold, until
 from tests.support.endless import at_once, expected, glued, resume
 from tests.support.fleets import all_ready, ask_turns, begins, binding, fleet, homes, workers
 from tests.support.toy import Scripted, at
@@ -41,6 +41,30 @@ async def test_sessions_are_spread_evenly_and_stay_over_turns_and_routers(stack:
             kept = await binding(routers[0], name)
             assert getattr(kept, role) == at_home[name][0].worker_id
             assert kept.epoch == 2  # one for each role, and none since
+
+
+async def test_a_chat_that_sends_all_of_its_conversation_goes_where_it_was(stack: Stack) -> None:
+    """Whichever router it comes to, and whichever has most sessions by then."""
+    await fleet(stack, 2, 3, delay_s=0)
+    stubs = [await stack.stub(await stack.router()) for _ in range(2)]
+    for stub in stubs:
+        await all_ready(stub, 5)
+
+    async def ask(question: str, num_turns: int) -> set[tuple[str, ...]]:
+        """The workers of its turns, each a session of its own."""
+        said, where = [("system", "s"), ("user", question)], set()
+        for turn in range(num_turns):
+            asked = ask_for(chat=chat(*said), policy=threshold(0.5), max_new_tokens=8)
+            answer = await take(stubs[turn % 2], asked)
+            assert answer.error is None, answer.error
+            found = [homes(workers(stack, role), answer.session_id) for role in ("slm", "llm")]
+            assert [len(each) for each in found] == [1, 1]
+            where.add(tuple(each[0].worker_id for each in found))
+            said += [("assistant", answer.text), ("user", "and?")]
+        return where
+
+    assert len(await ask("one", 4)) == 1
+    assert len({place for number in range(6) for place in await ask(f"another {number}", 1)}) > 1
 
 
 @ROLES
