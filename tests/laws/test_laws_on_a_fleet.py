@@ -21,9 +21,9 @@ pytestmark = [
 def test_all_hold() -> None:
     folders = [LAWS, LAWS.parent / "gateway", LAWS.parent / "security"]
     # fmt: off
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "not gpu and not soak", "-n", "2", "--dist", "loadgroup",
-               *map(str, folders)]
+    command = [sys.executable, "-m", "pytest", "-q", "--tb=short", "-m", "not gpu and not soak", "-n", "2",
+               "--dist", "loadgroup", *map(str, folders)]
     # fmt: on
     env = os.environ | {"RSTITCH_TEST_FLEET": "1"}
     done = subprocess.run(command, env=env, cwd=LAWS.parents[1], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-5000:]
+    assert done.returncode == 0, done.stdout[-20_000:]

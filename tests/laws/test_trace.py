@@ -39,9 +39,11 @@ async def test_one_segment_span_per_segment_in_the_clients_trace(random_pair: Pa
                 answer = await client.answer(tokens=PROMPT, policy=Threshold(TAU), max_new_tokens=60)
             trajectory = await client.trajectory(answer.session_id)
             # A worker that holds less than the router thinks says so, and is told the rest: as sound as any answer.
-            async with grpc.aio.insecure_channel(stack.worker_addresses[1]) as channel:
-                close: Any = worker_pb2_grpc.WorkerServiceStub(channel).CloseSession
-                await close(worker_pb2.CloseSessionRequest(session_id=session_name(answer.session_id)))
+            for part in stack.parts:
+                if part.name.startswith("llm worker"):
+                    async with grpc.aio.insecure_channel(part.address) as channel:
+                        close: Any = worker_pb2_grpc.WorkerServiceStub(channel).CloseSession
+                        await close(worker_pb2.CloseSessionRequest(session_id=session_name(answer.session_id)))
             with tracer.start_as_current_span("again") as again:
                 await client.answer(tokens=[7], session_id=answer.session_id, policy=LlmOnly(), max_new_tokens=4)
     # The stack is down: every service has sent what it had.
