@@ -2,9 +2,9 @@
 
 Fewest sessions bound, then most free pages, then rendezvous hashing: routers that see the same then decide alike.
 
-A chat that sends all of its conversation begins as the turn before did, which a worker has read: it goes there, as long
-as that has not much more to do than others (consistent hashing with bounded loads: Mirrokni, Thorup and
-Zadimoghaddam, 2018).
+A chat that sends all of its conversation begins as the turn before did, which a worker has read: it goes there, and
+where that has much more to do than others always to the same next one (consistent hashing with bounded loads: Mirrokni,
+Thorup and Zadimoghaddam, 2018).
 
 Of many workers a session chooses among a few of its own. What a router sees is up to a second old and lacks what others
 placed since: if all chose among all, they would all choose the same workers, which then have several times the sessions
@@ -14,6 +14,7 @@ of others (Mitzenmacher, 2000; `rstitch plan simulate` measures it).
 from __future__ import annotations
 
 import hashlib
+import heapq
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -24,8 +25,10 @@ _FEW, _DRAWN = 6, 12
 # A session leaves a worker that lives only if that has more than FACTOR x + SLACK times the sessions of the least: what
 # is moved is computed again.
 _FACTOR, _SLACK = 2, 4
-# What begins alike goes to one worker unless that has more than FACTOR x + SLACK times the runs of the least.
-_NEAR_FACTOR, _NEAR_SLACK = 1.5, 4
+# Who has more than FACTOR x + SLACK times the runs of the least has far more to do.
+_BUSY_FACTOR, _BUSY_SLACK = 1.5, 4
+# What begins alike is not to fill one worker with idle sessions either; of so few it does not matter.
+_NEAR_SLACK = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,29 +54,18 @@ def few(session: str, workers: Sequence[T]) -> Sequence[T]:
     return [workers[index] for index in indexes][:_FEW]
 
 
-def near(beginning: str, candidates: Iterable[Candidate]) -> Candidate | None:
-    """The worker that sessions which begin alike go to; None where it has no room, or far more to do than another.
-
-    Candidates are those of `few` for the beginning.
-    """
-    chosen = tuple(candidates)
-    if not chosen:
-        return None
-    found = max(chosen, key=lambda candidate: (_weight(beginning, candidate.id), candidate.id))
-    least = min(candidate.num_busy for candidate in chosen)
-    is_overloaded = found.num_busy > _NEAR_FACTOR * least + _NEAR_SLACK
-    return found if found.num_free_pages and not is_overloaded else None
-
-
 def place(session: str, candidates: Iterable[Candidate]) -> Candidate | None:
     """Whom a session is bound to that is bound to nobody; None where there is nobody.
 
     Many of them come in an order that all routers have, such as that of their ids.
     """
+    chosen = few(session, tuple(candidates))
+    most_busy = _most_busy(chosen)
     best: list[Candidate] = []
-    least: tuple[int, int] | None = None
-    for candidate in few(session, tuple(candidates)):
-        rank = candidate.num_bound, -candidate.num_free_pages
+    least: tuple[bool, int, int] | None = None
+    for candidate in chosen:
+        # Idle sessions count as bound: who has few may be the one that all are writing on.
+        rank = candidate.num_busy > most_busy, candidate.num_bound, -candidate.num_free_pages
         if least is None or rank < least:
             best, least = [candidate], rank
         elif rank == least:
@@ -91,6 +83,36 @@ def is_overloaded(current: Candidate, candidates: Iterable[Candidate]) -> bool:
     """
     least = min((candidate.num_bound for candidate in candidates), default=current.num_bound)
     return current.num_bound > _FACTOR * least + _SLACK
+
+
+def nearest(beginning: str, worker_ids: Iterable[str]) -> list[str]:
+    """The few that sessions which begin alike go to, the first one first.
+
+    Of workers that come and go only those whose own share they are, or would be, find another order.
+    """
+    return heapq.nlargest(_FEW, worker_ids, key=lambda worker_id: (_weight(beginning, worker_id), worker_id))
+
+
+def near(candidates: Sequence[Candidate], others: Sequence[Candidate] = ()) -> Candidate | None:
+    """The first of the nearest that has no less room and not far more to do than another; None: none has.
+
+    Others are whom it would go to if nobody were near.
+    """
+    seen = (*candidates, *others)
+    if not seen:
+        return None
+    most_busy = _most_busy(seen)
+    most_bound = _FACTOR * min(each.num_bound for each in seen) + _NEAR_SLACK
+    least_free = max(1, max(each.num_free_pages for each in seen) / 4)
+    for candidate in candidates:
+        has_room = candidate.num_free_pages >= least_free and candidate.num_bound <= most_bound
+        if has_room and candidate.num_busy <= most_busy:
+            return candidate
+    return None
+
+
+def _most_busy(candidates: Iterable[Candidate]) -> float:
+    return _BUSY_FACTOR * min((each.num_busy for each in candidates), default=0) + _BUSY_SLACK
 
 
 def _weight(session: str, worker_id: str) -> bytes:

@@ -79,7 +79,10 @@ class Parted:
 
 
 class ThoughtTokens:
-    """Says of each token whether it is of the thinking, in whatever chunks they come."""
+    """Says of each token whether it is of the thinking, in whatever chunks they come.
+
+    What comes before it is certain that a thinking begins, such as the first tokens of its mark, is none of it.
+    """
 
     def __init__(self, marks: Marks, *, is_open: bool = False) -> None:
         self._parted = Parted(marks, is_open=is_open)

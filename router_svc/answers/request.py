@@ -62,9 +62,8 @@ class Question:
     only_if_new: bool = False  # the session must not exist
     request_id: str = ""  # by which it is known if it comes again; with a session id only
 
-    @property
     def beginning(self) -> str:
-        """What later questions of a chat begin with, too, if they send all of it: all up to its first question.
+        """Gives what later questions of a chat begin with, too, if they send all of it: all up to its first question.
 
         Of whom workers share nothing with, it is another. "" of what is no chat.
         """

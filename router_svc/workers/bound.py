@@ -37,11 +37,9 @@ class BoundSession:
         binding: as it is to be kept with the trajectory.
     """
 
-    def __init__(
-        self, fleet: Fleet, name: str, binding: Binding, lengths: Mapping[Model, int], beginning: str = ""
-    ) -> None:
+    def __init__(self, fleet: Fleet, name: str, binding: Binding, lengths: Mapping[Model, int]) -> None:
         self.binding = binding
-        self._beginning = beginning
+        self._beginning = ""
         self._fleet = fleet
         self._name = name
         self._lengths = lengths
@@ -63,7 +61,7 @@ class BoundSession:
         *,
         begins: bool,
         may_write: Callable[[Model], bool] = lambda model: True,
-        beginning: str = "",
+        beginning: Callable[[], str] = lambda: "",
     ) -> BoundSession:
         """Keeps the workers that a session is bound to, or chooses others.
 
@@ -71,15 +69,14 @@ class BoundSession:
             before: of the session's trajectory; None: it is new.
             lengths: the most tokens that each model may read; of a role without one no worker is chosen.
             begins: an answer begins, and a worker that has far more sessions than others may be left.
-            beginning: what other sessions begin with, too: a new one goes where that is.
+            beginning: gives what other sessions begin with, too: a new one goes where that is, if there is a choice.
             may_write: which models the policy may ask; a worker of another is not counted as having one session more.
 
         Raises RstitchError (UNAVAILABLE) if no worker of a role is known.
         """
-        if before is not None:
-            made = cls(fleet, name, before.binding, lengths)
-        else:
-            made = cls(fleet, name, UNBOUND, lengths, beginning)
+        made = cls(fleet, name, before.binding if before is not None else UNBOUND, lengths)
+        if before is None and any(len(fleet.rosters[model].members) > 1 for model in lengths):
+            made._beginning = beginning()
         for model in lengths:
             made._bind(model, begins=begins, is_asked=may_write(model))
         return made

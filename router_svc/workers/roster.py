@@ -13,7 +13,7 @@ from dataclasses import replace
 import grpc
 import structlog
 
-from fleet.placement import few, is_overloaded, near, place
+from fleet.placement import few, is_overloaded, near, nearest, place
 from router_svc.trajectory.types import Model
 from router_svc.workers.client import WorkerClient
 from router_svc.workers.discovery import Found, Listed, Source
@@ -125,10 +125,11 @@ class Roster:
         now, takers = self._now(), [each for each in self._takers(besides) if each.reads(length)]
         if needs_room:
             takers = [each for each in takers if each.num_free_pages or each.is_polled]
-        by_id, chosen = {each.id: each for each in takers}, None
+        by_id = {each.id: each for each in (takers if beginning else few(name, takers))}
+        candidates, chosen = [each.candidate(now) for each in few(name, takers)], None
         if beginning:
-            chosen = near(beginning, [each.candidate(now) for each in few(beginning, takers)])
-        chosen = chosen or place(name, [each.candidate(now) for each in few(name, takers)])
+            chosen = near([by_id[id_].candidate(now) for id_ in nearest(beginning, by_id)], candidates)
+        chosen = chosen or place(name, candidates)
         if chosen is None:
             return None
         by_id[chosen.id].load.place(now)

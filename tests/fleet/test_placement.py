@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 
-from fleet.placement import Candidate, few, is_overloaded, near, place
+from fleet.placement import Candidate, few, is_overloaded, near, nearest, place
 
 _THREE = [Candidate(f"slm-{index}", 0, 100) for index in range(3)]
 
@@ -75,30 +76,55 @@ def test_a_conversation_leaves_only_a_worker_that_has_far_more() -> None:
     assert not is_overloaded(Candidate("a", 4, 0), [Candidate("new", 0, 100)])
 
 
-def test_what_begins_alike_goes_to_one_worker_until_that_has_far_more_to_do() -> None:
-    first = near("beginning", _THREE)
-    assert first is not None
-    assert near("beginning", reversed(_THREE)) == first, "routers see them in any order"
-
-    def is_taken(own: int, others: int) -> bool:
-        now = [replace(each, num_busy=own if each == first else others) for each in _THREE]
-        found = near("beginning", now)
-        return found is not None and found.id == first.id
-
-    assert [is_taken(own, 0) for own in (4, 5)] == [True, False]
-    assert [is_taken(own, 20) for own in (0, 34, 35)] == [True, True, False]
+def _near(beginning: str, workers: Sequence[Candidate]) -> Candidate | None:
+    by_id = {each.id: each for each in workers}
+    return near([by_id[worker_id] for worker_id in nearest(beginning, by_id)], workers)
 
 
-def test_a_worker_without_room_is_near_to_nobody() -> None:
-    first = near("beginning", _THREE)
-    assert first is not None
-    assert near("beginning", [replace(each, num_free_pages=0) if each == first else each for each in _THREE]) is None
-    assert near("beginning", []) is None
+def test_what_begins_alike_goes_to_one_worker_until_that_has_far_more_to_do_then_to_one_other() -> None:
+    first, second, third = (worker_id for worker_id in nearest("beginning", [each.id for each in _THREE]))
+
+    def goes_to(**busy: int) -> str | None:
+        order = dict(zip((first, second, third), busy.values(), strict=True))
+        now = [replace(each, num_busy=order[each.id]) for each in _THREE]
+        found = _near("beginning", now)
+        assert found == _near("beginning", now[::-1]), "routers see them in any order"
+        return found.id if found is not None else None
+
+    assert goes_to(first=4, second=0, third=0) == first
+    assert goes_to(first=5, second=0, third=0) == second
+    assert goes_to(first=5, second=5, third=0) == third
+    assert goes_to(first=34, second=20, third=20) == first
+    assert goes_to(first=35, second=20, third=20) == second
+
+
+def test_who_has_less_room_or_far_more_sessions_is_near_to_nobody() -> None:
+    first, second, _ = nearest("beginning", [each.id for each in _THREE])
+
+    def goes_to(**changes: int) -> str | None:
+        found = _near("beginning", [replace(each, **changes) if each.id == first else each for each in _THREE])
+        return found.id if found is not None else None
+
+    assert goes_to(num_free_pages=25) == goes_to(num_bound=16) == first
+    assert goes_to(num_free_pages=24) == goes_to(num_bound=17) == second
+    assert _near("beginning", [replace(each, num_free_pages=0) for each in _THREE]) is None
+    assert _near("beginning", []) is None
 
 
 def test_beginnings_are_spread_and_only_those_of_one_that_is_gone_go_elsewhere() -> None:
-    counts = Counter(found.id for number in range(300) if (found := near(f"b{number}", _THREE)) is not None)
-    assert min(counts[candidate.id] for candidate in _THREE) > 60
-    for number in range(100):
-        before, after = near(f"b{number}", _THREE), near(f"b{number}", _THREE[:2])
-        assert after == before or before == _THREE[2]
+    for num in (3, 10, 40):
+        workers = [Candidate(f"slm-{index:03}", 0, 100) for index in range(num)]
+        homes = [_near(f"b{number}", workers) for number in range(20 * num)]
+        counts = Counter(found.id for found in homes if found is not None)
+        assert len(counts) == num
+        assert max(counts.values()) < 60
+        for number, home in enumerate(homes):
+            assert home in (_near(f"b{number}", workers[1:]), workers[0])
+
+
+def test_who_is_not_near_because_all_write_there_is_not_chosen_for_its_few_sessions_either() -> None:
+    """Idle sessions are bound, too: a worker of few sessions may be the one with all the work."""
+    idle, busy = Candidate("a", 100, 100), Candidate("b", 10, 100, num_busy=40)
+    assert _near("beginning", [idle, busy]) is None
+    assert place("s", [idle, busy]) == idle
+    assert place("s", [idle, replace(busy, num_busy=4)]).id == "b"  # type: ignore[union-attr]
