@@ -38,6 +38,7 @@ class Member:
         detail: why it does not answer.
         refusal: why it is not one of the fleet.
         asked_at: by the monotonic clock, while it is asked what it is.
+        heard_at: likewise, when it last said so; when it was found, before.
     """
 
     def __init__(self, model: Model, found: Found, client: WorkerClient) -> None:
@@ -51,6 +52,7 @@ class Member:
         self.detail = "not reached yet"
         self.refusal: RstitchError | None = None
         self.asked_at: float | None = None
+        self.heard_at = 0.0
         self.look = asyncio.Event()
         self.load = Load()
         self.num_pages = self.num_free_pages = self.num_running = 0

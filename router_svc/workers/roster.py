@@ -27,6 +27,8 @@ _log = structlog.get_logger(__name__)
 _LOOK_EVERY_S = 1.0
 # How long a worker may take to say what it is; one that is suspect, where others are there.
 _PATIENCE_S, _SUSPECTS_PATIENCE_S = 5.0, 2.0
+# Who has said nothing for so long is not waited for, and has no say in what the others must be: its host may be gone.
+_LOST_AFTER_S = 60.0
 # So long may calls still go on to a worker that is gone.
 _GRACE_S = 60.0
 MakeClient = Callable[[Found], WorkerClient]
@@ -192,6 +194,7 @@ class Roster:
         self._unmade.discard(found.key)
         member = Member(self.model, found, client)
         member.found(found, 0.0, 0.0)
+        member.heard_at = self._now()
         self.members = dict(sorted([*self.members.items(), (found.key, member)]))
         if self._group is not None:
             self._watch(member)
@@ -247,7 +250,7 @@ class Roster:
         if member.answers or member.detail != detail:
             _log.warning("waiting for worker", role=self.model.label, address=member.address, error=detail)
         member.answers, member.detail = False, detail
-        member.is_lost = member.is_lost or not is_silent
+        member.is_lost = member.is_lost or not is_silent or self._now() - member.heard_at > _LOST_AFTER_S
         member.refusal = error if error.code is grpc.StatusCode.FAILED_PRECONDITION else None
 
     async def _look(self, member: Member) -> None:
@@ -266,6 +269,7 @@ class Roster:
             async with self._admitting:
                 await self._admit(member, info, [each for each in others if each.is_admitted])
         member.answers, member.detail, member.refusal, member.is_lost = True, "", None, False
+        member.heard_at = self._now()
 
     async def _admit(self, member: Member, info: WorkerInfo, others: Iterable[Member]) -> None:
         """Takes a worker that is new, or was restarted. Raises RstitchError if it is not as those that are there."""

@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
+from router_svc.workers import roster
 from rstitch.errors import RstitchError
 from rstitch.v1 import router_pb2
 from tests.support.asking import Reading, ask_for, chat, check_kept, take, threshold, until
@@ -243,15 +244,17 @@ async def test_a_conversation_leaves_a_crowd_at_its_next_turn(stack: Stack) -> N
     await until(lambda: stack.slm.closed == ["s0"])
 
 
-@pytest.mark.parametrize("what", ["weights", "tokenizer"])
-async def test_a_worker_that_writes_other_tokens_is_refused_by_both_fingerprints(stack: Stack, what: str) -> None:
+@pytest.mark.parametrize("what", ["weights", "tokenizer", "weights, and the others' host is gone"])
+async def test_a_worker_that_writes_other_tokens_is_refused_by_both_fingerprints(
+    stack: Stack, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await fleet(stack, 1, 1, delay_s=0)
     stack.slm.weights_fingerprint = "w1"
     await stack.grow(2, 1)
     odd = stack.slms[1]
     await odd.stop()
     stub = await stack.stub(await stack.router())
-    if what == "weights":
+    if what != "tokenizer":
         odd.weights_fingerprint = "w2"
     else:
         odd.files = type(odd.files)(odd.files.data + b" ", odd.files.chat_template, odd.files.special_tokens)
@@ -276,7 +279,12 @@ async def test_a_worker_that_writes_other_tokens_is_refused_by_both_fingerprints
         assert homes(stack.slms, f"s{number}") == [stack.slm]
 
     # Once nobody is there as the others were, it takes their place, as one that was restarted with another model.
-    await stack.slm.stop()
+    if "host" in what:  # what it was sent is answered by nobody
+        monkeypatch.setattr(roster, "_PATIENCE_S", 0.2)
+        monkeypatch.setattr(roster, "_LOST_AFTER_S", 0.5)
+        stack.slm.answering.clear()
+    else:
+        await stack.slm.stop()
     await until(lambda: taken_over(stub))
     answer = await take(stub, ask_for(session_id="last", policy=threshold(0.5), max_new_tokens=10))
     assert answer.error is None
