@@ -165,11 +165,11 @@ def test_no_other_answer_is_taken_for_the_one_that_was_lost(http: httpx2.Client,
         now = datetime.now(UTC) - timedelta(milliseconds=1)  # Redis has no less
         asked = http.post(CHAT, json=body, headers={"idempotency-key": "never seen"})
         assert client.trajectory(asked.headers["x-session-id"]).created >= now, "it was asked before"
-        session = {"x-session-id": "goes-on"}
+        session = {"x-session-id": "two-turns"}
         for key in ("first turn", "second turn"):
             http.post(CHAT, json=body, headers={"idempotency-key": key, **session})
         assert refused(body, "first turn", **session) == (409, "ANSWER_OVER")
-        sources = [segment.source for segment in client.trajectory("goes-on").segments]
+        sources = [segment.source for segment in client.trajectory("two-turns").segments]
     assert sources.count(Source.PROMPT) == 2
 
 
