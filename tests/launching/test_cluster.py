@@ -149,6 +149,7 @@ def test_the_roles_are_scaled_apart_by_what_their_workers_announce(
         # Without it the fleet stays as it is.
         joining.set_scaler("loaded", None, _DRAIN_S)
         assert joining.scaler("loaded") is None
+        set_load(tmp_path, "llm")  # a run under way is waited for
         assert joining.end("loaded", _DRAIN_S) == []
 
 
