@@ -137,7 +137,8 @@ def up(
         "router": routers,
     }
     scaling = Scaling(bounds, Patience(round(scale_up_after), round(scale_down_after)))
-    with stopped_by_signals(), joining.joined(address, fleet):
+    most = {role: max(num, bounds[role].high if role in bounds else 0) for role, num in counts.items()}
+    with stopped_by_signals(), joining.joined(address, fleet, cpus * (most["slm"] + most["llm"]) + routers):
         state = commands.start(plan, counts, scaling, within, timeout, err())
         _introduce(state, fleet, is_local=address == joining.LOCAL)
         if address == joining.LOCAL:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -23,21 +24,27 @@ from rstitch.errors import RstitchError
 from rstitch.local.part import StackError
 
 LOCAL = "local"
+_OF_OURS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # Of a cluster of this program's own: nothing of ours goes through Ray's store of objects, whose least is 75 MiB.
 _STORE_BYTES = 80 << 20
 _CALLS = 16  # at once to a keeper: drains may take minutes
 
 
 @contextmanager
-def joined(address: str, fleet: str) -> Iterator[None]:
+def joined(address: str, fleet: str, num_cpus: int = 0) -> Iterator[None]:
     """Joins the cluster at `address` (auto: that of this machine or of RAY_ADDRESS; local: starts one).
 
-    A cluster that was started here ends with the context. Raises RstitchError (UNAVAILABLE), also where an actor is
+    A cluster that was started here ends with the context; it has `num_cpus` for Ray, if the machine has fewer: there is
+    no other machine, so what finds no core of its own shares. Raises RstitchError (UNAVAILABLE), also where an actor is
     lost meanwhile, and StackError for what went wrong in one.
     """
     # Ray tells its makers of each start otherwise; who wants that says so.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    own: dict[str, Any] = {"object_store_memory": _STORE_BYTES, "include_dashboard": False} if address == LOCAL else {}
+    own: dict[str, Any] = {}
+    if address == LOCAL:
+        own = {"object_store_memory": _STORE_BYTES, "include_dashboard": False}
+        own["num_cpus"] = max(num_cpus, os.cpu_count() or 1)
+    handlers = {number: signal.getsignal(number) for number in _OF_OURS}
     try:
         ray.init(
             address=address, namespace=placing.namespace(fleet), log_to_driver=False, logging_level=logging.ERROR, **own
@@ -46,6 +53,9 @@ def joined(address: str, fleet: str) -> Iterator[None]:
         remedy = "Start one (`ray start --head`), name it with --address, or say --address local for one machine."
         what = f"no Ray cluster at {address}: {' '.join(str(error).split())[:200]}."
         raise RstitchError(grpc.StatusCode.UNAVAILABLE, "NO_RAY", what, field="--address", remedy=remedy) from None
+    # Ray takes them for itself: a fleet would be left as it is, without its end.
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
     try:
         yield
     except RayTaskError as error:
