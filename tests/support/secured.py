@@ -62,7 +62,8 @@ def _remembered(start: Callable[..., Any]) -> Callable[..., Any]:
         if self.lock:
             routers = [part.address for part in self.parts if part.name.startswith("router")]
             _wanted.update(dict.fromkeys(routers, self.credentials))
-            _wanted.update(dict.fromkeys(self.worker_addresses, self.lock.prober))
+            workers = [part.address for part in self.parts if " worker" in part.name]
+            _wanted.update(dict.fromkeys([*self.worker_addresses, *workers], self.lock.prober))
         return result
 
     return started
