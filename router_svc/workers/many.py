@@ -79,7 +79,7 @@ class DecodeMany:
             self._outgoing.put_nowait(None)
 
     async def _write(self) -> None:
-        self._unsent = await send_all(self._call, self._outgoing) or self._unsent
+        self._unsent = await send_all(self._call, self._outgoing)
 
     async def _read(self) -> None:
         try:

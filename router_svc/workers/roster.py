@@ -127,8 +127,9 @@ class Roster:
         now, takers = self._now(), [each for each in self._takers(besides) if each.reads(length)]
         if needs_room:
             takers = [each for each in takers if each.num_free_pages or each.is_polled]
-        by_id = {each.id: each for each in (takers if beginning else few(name, takers))}
-        candidates, chosen = [each.candidate(now) for each in few(name, takers)], None
+        own = few(name, takers)
+        by_id = {each.id: each for each in (takers if beginning else own)}
+        candidates, chosen = [each.candidate(now) for each in own], None
         if beginning:
             chosen = near([by_id[id_].candidate(now) for id_ in nearest(beginning, by_id)], candidates)
         chosen = chosen or place(name, candidates)

@@ -27,7 +27,7 @@ class Event(NamedTuple):
 
 
 def events_in(text: str) -> list[Event]:
-    """All that came whole."""
+    """Reads the events that came whole: behind the last one the stream may have been cut off."""
     found = []
     for block in text.split("\n\n")[:-1]:
         lines = dict(line.split(": ", 1) for line in block.split("\n") if not line.startswith(":"))
