@@ -27,6 +27,7 @@ from router_svc.answers.preparation import Decided, Preparation
 from router_svc.answers.repeated import Before, Repeats, asked_before, check_answer, check_question
 from router_svc.answers.request import Question, Reattach
 from router_svc.answers.running import RunningAnswer
+from router_svc.answers.under_way import UnderWay
 from router_svc.observers.observer import AnswerObserver, Observers
 from router_svc.observers.trace import GenerationTrace, Tracing
 from router_svc.policies.answer_settings import AnswerSettings
@@ -43,6 +44,9 @@ from router_svc.workers.fleet import Fleet
 from router_svc.workers.run_ahead import RunAheadGate
 from router_svc.workers.session import BackgroundWork
 from rstitch.errors import RstitchError
+
+# What is under way at a drain gets so long to end; whoever is cut off can be gone on with as if the router had died.
+_DRAIN_PATIENCE_S = 10.0
 
 
 class Sessions:
@@ -73,6 +77,7 @@ class Sessions:
         seen_by = (observers.telemetry, observers.metrics)
         self.observing = Observing(self.preparation, store, quotas, self._check_open, *seen_by)
         self._assembly = Assembly(settings, fleet, store, BackgroundWork(settings.catch_up_tokens, gate), self.clock)
+        self.under_way = UnderWay()
         self._running: dict[str, RunningAnswer] = {}  # by name
         self.kept = Kept(store)
         self._repeats = Repeats(store, self._settings_of, self.clock)
@@ -209,11 +214,9 @@ class Sessions:
     async def drain(self) -> None:
         self._draining = True
         await self._following.drain()
-        running = list(self._running.values())
-        for answer in running:
+        for answer in self._running.values():
             answer.interrupt(refusals.router_draining())
-        if running:
-            await asyncio.wait({answer.task for answer in running})
+        await self.under_way.end(_DRAIN_PATIENCE_S)
         await self._lease.resign()
 
     async def _check_new(self, name: str) -> None:
@@ -303,6 +306,7 @@ class Sessions:
         self.observer.answer_began(claimed.name, settings.policy, whole, claimed.bound, writing.log.chunks)
         writing.log.on_shown = partial(self.observer.answer_grew, claimed.name)
         self._running[claimed.name] = running = RunningAnswer(writing, self._settings.detach_grace_s, self._ended)
+        self.under_way.add(running.task)
         if self._draining:  # since it was asked for
             running.interrupt(refusals.router_draining())
         return writing.log

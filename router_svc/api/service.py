@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import structlog
 
@@ -46,7 +46,6 @@ from rstitch.errors import RstitchError
 from rstitch.service.caller import Scope, caller
 from rstitch.v1 import router_pb2, router_pb2_grpc
 
-_T = TypeVar("_T")
 _MANY_IDS = 65_536
 # Characters of a prompt's end, and more tokens than those have.
 _PROMPT_END = 64
@@ -83,7 +82,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         if request.HasField("resume_from"):
             asked = parse_reattach(request, tenant)
             structlog.contextvars.bind_contextvars(session_id=asked.session_id)
-            log = await _run_to_end(self.sessions.attach(asked, came), AnswerLog.was_left)
+            log = await self.sessions.under_way.run(self.sessions.attach(asked, came), AnswerLog.was_left)
             # A reader may ask from within the prompt on; events begin with the answer.
             position = max(asked.resume_from, log.settings.start)
         else:
@@ -91,7 +90,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
                 check_size(len(request.tokens.ids), self.fleet.context_lengths())
             question = await self.profiles.question(request, tenant)
             del request  # it may be megabytes
-            log = await _run_to_end(self.sessions.begin(question, came), AnswerLog.was_left)
+            log = await self.sessions.under_way.run(self.sessions.begin(question, came), AnswerLog.was_left)
             structlog.contextvars.bind_contextvars(session_id=log.session_id)
             position = log.settings.start
         with log.reading():
@@ -158,7 +157,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         self, request: router_pb2.DeleteTrajectoryRequest, context: Any
     ) -> router_pb2.DeleteTrajectoryResponse:
         """Stops the answer that is being written in the session, then forgets the session everywhere."""
-        await _run_to_end(self.sessions.delete(_name(request.session_id)))
+        await self.sessions.under_way.run(self.sessions.delete(_name(request.session_id)))
         return router_pb2.DeleteTrajectoryResponse()
 
     async def ObserveAnswer(
@@ -264,25 +263,6 @@ def _tenant() -> str:
 def _name(session_id: str) -> str:
     """The name of the caller's session with that id. Raises RstitchError if it is none."""
     return session_name(_tenant(), check_session_id(session_id))
-
-
-async def _run_to_end(work: Awaitable[_T], unwanted: Callable[[_T], None] = lambda result: None) -> _T:
-    """Lets `work` run to its end even if the call is cancelled: half a claim would leave a session without a writer.
-
-    `unwanted` then gets the result.
-    """
-    task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-
-        def settle(done: asyncio.Future[_T]) -> None:
-            # An exception that nobody looks at would be logged as a bug.
-            if not done.cancelled() and done.exception() is None:
-                unwanted(done.result())
-
-        task.add_done_callback(settle)
-        raise
 
 
 def _started(log: AnswerLog, position: int) -> router_pb2.Started:

@@ -9,6 +9,8 @@ import grpc
 import pytest
 from redis.asyncio import Redis
 
+from router_svc.answers import sessions
+from router_svc.main import Router
 from router_svc.trajectory import keys
 from rstitch.v1 import router_pb2
 from tests.support.asking import Reading, ask_for, check_kept, refused, take, threshold, until
@@ -27,30 +29,57 @@ async def test_a_drained_router_gives_up_its_lease_for_good(stack: Stack) -> Non
                 await until(lambda: client.exists(key))
 
 
+class _Claiming:
+    """A router whose claims are made, and answered only when a test says so."""
+
+    def __init__(self, router: Router, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.made, self.answered = asyncio.Event(), asyncio.Event()
+        self._inner = router.store.claim
+        monkeypatch.setattr(router.store, "claim", self._claim)
+
+    async def _claim(self, *arguments: Any) -> Any:
+        outcome = await self._inner(*arguments)
+        self.made.set()
+        await self.answered.wait()
+        return outcome
+
+
+@pytest.mark.parametrize("leaves", [False, True], ids=["read", "left"])
 async def test_an_answer_that_begins_during_a_drain_is_interrupted_too(
-    stack: Stack, monkeypatch: pytest.MonkeyPatch
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, leaves: bool
 ) -> None:
+    """And the drain waits for it, whether anybody reads it or not: the session is free at once."""
     endless(stack)
     router = await stack.router()
     stub = await stack.stub(router)
-    claimed, drained = asyncio.Event(), asyncio.Event()
-    inner = router.store.claim
+    claiming = _Claiming(router, monkeypatch)
+    asking = asyncio.create_task(take(stub, ask_for(session_id="mine", policy=threshold(0.5), max_new_tokens=900)))
+    await claiming.made.wait()
+    if leaves:
+        asking.cancel()
+        await asyncio.wait({asking})
+    draining = asyncio.create_task(router.sessions.drain())
+    refusal = await refused(stub.Generate(ask_for()))
+    assert refusal.reason == "ROUTER_DRAINING"
+    assert not draining.done()
+    claiming.answered.set()
+    await draining
+    assert await state_of(stub, "mine") == INTERRUPTED
+    if not leaves:
+        answer = await asking
+        assert answer.error is not None
+        assert answer.error.reason == "ROUTER_DRAINING"
 
-    async def slow(*arguments: Any) -> Any:
-        outcome = await inner(*arguments)
-        claimed.set()
-        await drained.wait()
-        return outcome
 
-    monkeypatch.setattr(router.store, "claim", slow)
-    asking = asyncio.create_task(take(stub, ask_for(policy=threshold(0.5), max_new_tokens=900)))
-    await claimed.wait()
+async def test_a_drain_cuts_off_a_claim_that_has_no_end(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "_DRAIN_PATIENCE_S", 0.1)
+    router = await stack.router()
+    stub = await stack.stub(router)
+    claiming = _Claiming(router, monkeypatch)
+    asking = asyncio.create_task(refused(stub.Generate(ask_for())))
+    await claiming.made.wait()
     await router.sessions.drain()
-    drained.set()
-    answer = await asking
-    assert answer.error is not None
-    assert answer.error.reason == "ROUTER_DRAINING"
-    assert await state_of(stub, answer.session_id) == INTERRUPTED
+    assert (await asking).reason == "ROUTER_DRAINING"
 
 
 async def test_a_drained_router_hands_over_at_once(stack: Stack) -> None:
