@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from concurrent import futures
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 import pytest
@@ -17,15 +18,28 @@ from rstitch.service.wakeups import GrpcLoop
 _CALLS = 200
 
 
+class Echo(NamedTuple):
+    """A server in threads of its own, which answers while it may."""
+
+    address: str
+    may_answer: threading.Event
+
+
 @pytest.fixture(scope="module")
-def echo() -> Iterator[str]:
-    """The address of a server in threads of its own."""
+def echo() -> Iterator[Echo]:
+    may_answer = threading.Event()
+
+    def say(request: bytes, context: Any) -> bytes:
+        assert may_answer.wait(60)
+        return request
+
     server = grpc.server(futures.ThreadPoolExecutor(4))
-    handler = grpc.unary_unary_rpc_method_handler(lambda request, context: request)
+    handler = grpc.unary_unary_rpc_method_handler(say)
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("Echo", {"Say": handler}),))
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
-    yield f"127.0.0.1:{port}"
+    yield Echo(f"127.0.0.1:{port}", may_answer)
+    may_answer.set()
     server.stop(None)
 
 
@@ -38,7 +52,7 @@ def num_wakes(read: socket.socket | None) -> int:
         return 0
 
 
-def num_turns(kind: type[asyncio.SelectorEventLoop], address: str) -> int:
+def num_turns(kind: type[asyncio.SelectorEventLoop], echo: Echo) -> int:
     """Turns that a loop takes until nothing wakes it any more, after many calls were answered while it was away."""
 
     class Counting(kind):  # type: ignore[misc,valid-type]
@@ -57,12 +71,15 @@ def num_turns(kind: type[asyncio.SelectorEventLoop], address: str) -> int:
     async def calls() -> int:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, Counting)
-        async with grpc.aio.insecure_channel(address) as channel:
+        async with grpc.aio.insecure_channel(echo.address) as channel:
             say: Any = channel.unary_unary("/Echo/Say")
+            echo.may_answer.set()
             await say(b"first")
+            echo.may_answer.clear()
             said = [asyncio.ensure_future(say(b"%d" % index)) for index in range(_CALLS)]
             await asyncio.sleep(0)
             await asyncio.sleep(0)
+            echo.may_answer.set()
             ends = time.monotonic() + 60
             while num_wakes(loop.wakes) < _CALLS:
                 assert time.monotonic() < ends
@@ -77,6 +94,6 @@ def num_turns(kind: type[asyncio.SelectorEventLoop], address: str) -> int:
         return runner.run(calls())
 
 
-def test_what_came_together_wakes_the_loop_once(echo: str) -> None:
+def test_what_came_together_wakes_the_loop_once(echo: Echo) -> None:
     assert num_turns(asyncio.SelectorEventLoop, echo) > _CALLS / 2
     assert num_turns(GrpcLoop, echo) < _CALLS / 10
