@@ -201,7 +201,8 @@ class Router:
             _log.error("not ready", detail=self.fleet.detail)
 
     async def close(self) -> None:
-        """Closes the connections to workers and Redis; nothing may be running any more."""
+        """Closes the connections to workers and Redis; no answer may be running any more, and no call."""
+        await self.sessions.under_way.end()  # deletions are done during a drain, too
         await self.fleet.close()
         await self._registry_link.close()
         await self.profiles.close()

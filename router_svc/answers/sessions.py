@@ -45,9 +45,6 @@ from router_svc.workers.run_ahead import RunAheadGate
 from router_svc.workers.session import BackgroundWork
 from rstitch.errors import RstitchError
 
-# What is under way at a drain gets so long to end; whoever is cut off can be gone on with as if the router had died.
-_DRAIN_PATIENCE_S = 10.0
-
 
 class Sessions:
     """All answers that this router writes."""
@@ -212,11 +209,12 @@ class Sessions:
         await self._claims.tidy(lambda name: name in self._running or self._lock(name).locked())
 
     async def drain(self) -> None:
+        """Ends what is written and followed here, and gives up the lease; what is asked for from now on is refused."""
         self._draining = True
         await self._following.drain()
         for answer in self._running.values():
             answer.interrupt(refusals.router_draining())
-        await self.under_way.end(_DRAIN_PATIENCE_S)
+        await self.under_way.end()
         await self._lease.resign()
 
     async def _check_new(self, name: str) -> None:

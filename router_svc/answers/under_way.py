@@ -13,11 +13,13 @@ from router_svc.answers import refusals
 
 _log = structlog.get_logger(__name__)
 _T = TypeVar("_T")
+# At its router's end; what is cut off can be gone on with as if the router had died.
+_PATIENCE_S = 10.0
 _CANCEL_S = 1.0
 
 
 class UnderWay:
-    """Claims that are being made, and answers that are being written."""
+    """Claims and deletions that are being made, and answers that are being written."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Future[Any]] = set()
@@ -47,14 +49,14 @@ class UnderWay:
             task.add_done_callback(settle)
             raise
 
-    async def end(self, patience_s: float) -> None:
+    async def end(self) -> None:
         """Returns once nothing is under way, what begins meanwhile included; what takes longer is cancelled."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(patience_s):
+            async with asyncio.timeout(_PATIENCE_S):
                 while self._tasks:
                     await asyncio.wait(self._tasks)
         if self._tasks:
-            _log.warning("cut off what takes too long to end", num=len(self._tasks), patience_s=patience_s)
+            _log.warning("cut off what takes too long to end", num=len(self._tasks), patience_s=_PATIENCE_S)
             for task in self._tasks:
                 task.cancel()
             await asyncio.wait(self._tasks, timeout=_CANCEL_S)

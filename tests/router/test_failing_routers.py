@@ -9,13 +9,15 @@ import grpc
 import pytest
 from redis.asyncio import Redis
 
-from router_svc.answers import sessions
+from router_svc.answers import under_way
 from router_svc.main import Router
 from router_svc.trajectory import keys
 from rstitch.v1 import router_pb2
 from tests.support.asking import Reading, ask_for, check_kept, refused, take, threshold, until
 from tests.support.endless import FINISHED, INTERRUPTED, endless, expected, glued, resume, state_of
 from tests.support.toy_stack import Stack
+
+NOT_FOUND = grpc.StatusCode.NOT_FOUND
 
 
 async def test_a_drained_router_gives_up_its_lease_for_good(stack: Stack) -> None:
@@ -72,7 +74,7 @@ async def test_an_answer_that_begins_during_a_drain_is_interrupted_too(
 
 
 async def test_a_drain_cuts_off_a_claim_that_has_no_end(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sessions, "_DRAIN_PATIENCE_S", 0.1)
+    monkeypatch.setattr(under_way, "_PATIENCE_S", 0.1)
     router = await stack.router()
     stub = await stack.stub(router)
     claiming = _Claiming(router, monkeypatch)
@@ -80,6 +82,30 @@ async def test_a_drain_cuts_off_a_claim_that_has_no_end(stack: Stack, monkeypatc
     await claiming.made.wait()
     await router.sessions.drain()
     assert (await asking).reason == "ROUTER_DRAINING"
+
+
+async def test_a_deletion_is_done_before_its_router_is_gone(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    router = await stack.router()
+    stub = await stack.stub(router)
+    await take(stub, ask_for(session_id="mine", max_new_tokens=3))
+    asked, may_go_on = asyncio.Event(), asyncio.Event()
+    inner = router.store.delete
+
+    async def slow(name: str) -> Any:
+        asked.set()
+        await may_go_on.wait()
+        return await inner(name)
+
+    monkeypatch.setattr(router.store, "delete", slow)
+    deleting = asyncio.ensure_future(stub.DeleteTrajectory(router_pb2.DeleteTrajectoryRequest(session_id="mine")))
+    await asked.wait()
+    deleting.cancel()  # it is done all the same
+    draining = asyncio.create_task(router.sessions.drain())
+    assert (await refused(stub.Generate(ask_for()))).reason == "ROUTER_DRAINING"
+    assert not draining.done()
+    may_go_on.set()
+    await draining
+    assert (await refused(stub.GetTrajectory(router_pb2.GetTrajectoryRequest(session_id="mine")))).code == NOT_FOUND
 
 
 async def test_a_drained_router_hands_over_at_once(stack: Stack) -> None:
