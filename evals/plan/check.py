@@ -107,8 +107,8 @@ def run(options: Options) -> int:
         raise invalid("--shares", "no answer ends at the saturation or beyond.", "Give shares below 1, such as 0.9.")
     console = Console(width=None if sys.stdout.isatty() else 180, highlight=False)
     with stopped_by_signals(), ExitStack() as held:
-        # Time to measure more shapes of steps than a start takes.
-        stack = local_stack(options, defaults=Flags(worker=[f"--measure-ms={_MEASURE_MS}"]))
+        # Time to measure more shapes of steps than a start takes; and questions that come again are computed again.
+        stack = local_stack(options, defaults=Flags(worker=[f"--measure-ms={_MEASURE_MS}", "--prefix-cache=off"]))
         start(stack, console)
         held.callback(stack.stop)
         found = asyncio.run(compare(options, stack, console))
@@ -209,12 +209,15 @@ def answers_of(records: Sequence[Record]) -> Answers:
     switches = sum(record.count("switches") for record in records)
     if not 0 < by_llm < sum(tokens):
         raise invalid("--tau", "one model wrote all of the answers.", "Give a tau at which both write.")
+    prompt = fmean(record.count("prompt_tokens") for record in records)
+    seen = fmean(record.count("catch_up_tokens") for record in records)  # by both, prompts included
     return Answers(
         tokens=mean,
         cv=pstdev(tokens, mean) / mean,
-        prompt_tokens=fmean(record.count("prompt_tokens") for record in records),
+        prompt_tokens=prompt,
         llm_share=by_llm / sum(tokens),
         switches=100 * switches / sum(tokens),
+        unseen_tokens=min(mean, max(0.0, 2 * prompt + mean - seen)),
     )
 
 

@@ -13,12 +13,13 @@ from statistics import NormalDist
 
 from evals.plan.load import ROLES, Answers, Role
 from evals.plan.queue import Loaded, Station
+from evals.plan.sharing import Process, stretch_of
 from evals.plan.steps import Steps, Stretched
 
 # Of the variance of a worker's speed, what is left of it in the mean over an answer's own duration: speed is forgotten
 # in about that time, since its sessions are by then others.
 _LEFT = 2 / math.e
-_OTHER_PROCESSES = 3  # of a stack on one machine: router, Redis, a client
+_OTHERS = 2  # processes of a stack on one machine beside workers and router: Redis, a client
 _NORMAL = NormalDist()
 
 
@@ -45,13 +46,13 @@ class Beside:
     Attributes:
         answer_ms, switch_ms, token_ms: that it waits for wire, store and router, once, at each switch, by a token.
         router_us, gateway_ms: of one core, by a token and by an answer.
-        worker_us: of a core by a token, of workers, Redis and clients outside of steps, if all share a machine.
+        worker_us: of a core by a token, of Redis and clients together, if all share a machine.
         cores: of the machine that all of it shares; 0: each worker has what it needs.
     """
 
     answer_ms: float = 4.0
     switch_ms: float = 1.8
-    router_us: float = 235.0
+    router_us: float = 165.0
     gateway_ms: float = 4.0
     worker_us: float = 0.0
     token_ms: float = 0.0
@@ -189,46 +190,32 @@ class Fleet:
     def _stretch(self, rate: float) -> float:
         """How much longer everything takes, as whoever computes waits for one of the cores; infinite without end.
 
-        Each process is a customer of a queue with so many servers, and waits for the others only. A busier worker has
-        fuller steps, which take less of a core for a token: the smallest stretch is sought at which both agree.
+        A busier worker has fuller steps, which take less of a core for a token: the smallest stretch is sought at which
+        both agree.
         """
         beside = self.beside
         if not beside.cores:
             return 1.0
-        processes = sum(self.numbers.values()) + _OTHER_PROCESSES
-        most = max(1.0, processes / beside.cores)  # where all of them want a core
-        outside = rate * self.answers.tokens * (beside.router_us + beside.worker_us) / 1e6
+        most = max(1.0, (sum(self.numbers.values()) + 1 + _OTHERS) / beside.cores)  # where all of them want a core
+        tokens_s = rate * self.answers.tokens
+        outside = [
+            Process(tokens_s * beside.router_us / 1e6),
+            Process(tokens_s * beside.worker_us / _OTHERS / 1e6, _OTHERS),
+        ]
+
+        def processes(stretch: float) -> list[Process]:
+            loads = {role: self.station(role, stretch).at(rate / self.numbers[role]) for role in self.taking_part}
+            return [*outside, *(Process(each.busy / stretch, self.numbers[role]) for role, each in loads.items())]
 
         def used(stretch: float) -> float:
-            loads = {role: self.station(role, stretch).at(rate / self.numbers[role]) for role in self.taking_part}
-            return outside + sum(self.numbers[role] * loaded.busy / stretch for role, loaded in loads.items())
+            return sum(each.used * each.number for each in processes(stretch))
 
-        def told(stretch: float) -> float:
-            if (cores := used(stretch)) >= beside.cores:
-                return most
-            # Where there is less than a core, all of it is slower by that much to begin with.
-            waiting = _waiting_share(cores * (1 - 1 / processes), beside.cores)
-            return min(most, max(1.0, 1 / beside.cores) * (1 + waiting))
-
-        low, high = 1.0, most
+        low, high = max(1.0, 1 / beside.cores), most
         while high - low > 1e-4 * high:
             middle = (low + high) / 2
-            low, high = (middle, high) if told(middle) > middle else (low, middle)
+            is_more = used(middle) >= beside.cores or stretch_of(processes(middle), beside.cores, middle) > middle
+            low, high = (middle, high) if is_more else (low, middle)
         is_full = used(high) >= beside.cores or any(
             self.station(role, high).at(rate / self.numbers[role]).is_overloaded for role in self.taking_part
         )
         return math.inf if is_full else high
-
-
-def _waiting_share(used: float, cores: float) -> float:
-    """What a customer of so many servers waits over what it is served: Erlang's C over the servers that are left."""
-    if used >= cores:
-        return math.inf
-    blocked, count = 1.0, 0
-    while count < math.floor(cores):
-        count += 1
-        blocked = used * blocked / (count + used * blocked)
-    if cores < 1 or not count:
-        return used / (cores - used)
-    delayed = blocked / (1 - used / cores * (1 - blocked))
-    return delayed / (cores - used)

@@ -1,7 +1,7 @@
 """What comes to a fleet, and what an answer asks of each model. It knows no worker and no time that anything takes.
 
 An answer begins with the SLM where both models write. Every token that one model wrote is computed by the other, too:
-in the background, so that a switch costs one step.
+in the background, so that a switch costs one step. Only what it lags by at the answer's end it need not compute.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from rstitch.errors import invalid
 
 Role = Literal["slm", "llm"]
 ROLES: tuple[Role, Role] = ("slm", "llm")
+LAG = 16  # tokens that the other model has not seen, on average: half of a router's --catch-up-tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,7 @@ class Answers:
         prompt_tokens: that have to be computed before the first; `held_tokens` of earlier turns need not be.
         llm_share: of the tokens.
         switches: in 100 tokens, in both directions together.
+        unseen_tokens: by which the model that did not write last lags at the end.
     """
 
     tokens: float = 1000.0
@@ -48,6 +50,7 @@ class Answers:
     held_tokens: float = 0.0
     llm_share: float = 0.2
     switches: float = 4.0
+    unseen_tokens: float = LAG
 
     def __post_init__(self) -> None:
         for flag, value, least in (
@@ -92,6 +95,8 @@ class Answers:
         own, other = (by_llm, self.tokens - by_llm) if role == "llm" else (self.tokens - by_llm, by_llm)
         if not own:
             return Demand(0, 0, 0)
+        # Taken as likely to end an answer as it is to write a token of it.
+        seen = max(0.0, other - self.unseen_tokens * other / self.tokens)
         if role == "llm":
-            return Demand(own, self.prompt_tokens + other, to_llm if self.is_routed else 1)
-        return Demand(own + to_llm, self.prompt_tokens + other, to_llm + 1)
+            return Demand(own, self.prompt_tokens + seen, to_llm if self.is_routed else 1)
+        return Demand(own + to_llm, self.prompt_tokens + seen, to_llm + 1)

@@ -12,9 +12,10 @@ import pytest
 from evals.latency import Decode, ModelLatency, Prefill
 from evals.plan.__main__ import main
 from evals.plan.fleet import Beside, Fleet, Model
-from evals.plan.load import ROLES, Answers, Demand
+from evals.plan.load import LAG, ROLES, Answers, Demand
 from evals.plan.numbers import Goal, least, least_among, room_used
 from evals.plan.queue import Station
+from evals.plan.sharing import Process, stretch_of
 from evals.plan.steps import Measured
 from rstitch.errors import RstitchError
 from tests.support.planned import Linear, latency_file
@@ -106,8 +107,8 @@ def test_quantiles_are_those_of_the_lengths_where_nothing_waits() -> None:
 def test_what_answers_ask_of_each_model_adds_up() -> None:
     answers = Answers(1000, 0, 300, 50, 0.2, 4)
     slm, llm = (answers.demand(role) for role in ROLES)
-    assert slm == Demand(800 + 20, 300 + 200, 21), "a proposal is thrown away at each switch to the LLM"
-    assert llm == Demand(200, 300 + 800, 20)
+    assert slm == Demand(800 + 20, 300 + 200 - 0.2 * LAG, 21), "a proposal is thrown away at each switch to the LLM"
+    assert llm == Demand(200, 300 + 800 - 0.8 * LAG, 20), "which is behind where the SLM ends"
     assert answers.context == 50 + 300 + 500
     alone = Answers(llm_share=1, switches=0)
     assert alone.demand("slm") == Demand(0, 0, 0)
@@ -162,6 +163,17 @@ def test_cores_that_all_share_stretch_steps_and_bound_the_rate() -> None:
     assert shared.at(1.01 * shared.saturation_of_all).latency.mean_s == math.inf
 
 
+def test_processes_that_want_a_core_share_them_evenly() -> None:
+    assert stretch_of([Process(0.9)], 2, 1) == 1
+    assert stretch_of([Process(0.5), Process(0.5)], 1, 2) == 2, "both want the one core all the time"
+    assert stretch_of([Process(0.4, 5)], 2, 2.5) == pytest.approx(2.5), "five want two"
+    assert stretch_of([Process(0.25), Process(0.25)], 1, 2) == 1.5, "the other wants it half of the time"
+    apart = stretch_of([Process(0.3), Process(0.3), Process(0.7)], 2, 1.2)
+    assert stretch_of([Process(0.3, 2), Process(0.7)], 2, 1.2) == pytest.approx(apart)
+    assert 1 < apart < 1.2
+    assert stretch_of([Process(0.0, 2)], 0.5, 1) == 2, "half a core takes twice as long"
+
+
 def test_measured_steps_are_one_row_as_it_was_fitted_and_grow_as_the_worker_measured() -> None:
     shapes = [[1, 1, 1000], [8, 1, 2000], [1, 64, 3000]]
     latency = ModelLatency(Prefill(0, 0, 0, 1), Decode(0.01, 1.68), {}, {"step_costs": shapes})
@@ -181,7 +193,7 @@ def test_the_command_plans_a_known_pair(tmp_path: Path, capsys: pytest.CaptureFi
     assert found["cards"] == found["workers"]["slm"] + 2 * found["workers"]["llm"]
     assert {row["role"] for row in found["chosen"]} == {"slm", "llm"}
     assert all(0 < row["load"] <= 0.7 and 0 < row["room"] <= 1 for row in found["chosen"])
-    assert found["routers"] == math.ceil(20 * 1000 * 235e-6 / 0.7)
+    assert found["routers"] == math.ceil(20 * 1000 * 165e-6 / 0.7)
     assert [row["p95_s"] for row in found["loads"]] == sorted(row["p95_s"] for row in found["loads"])
     assert plot.stat().st_size > 0
 

@@ -42,14 +42,18 @@ def test_cores_are_those_that_the_processes_had_and_those_that_were_idle() -> No
 
 
 def test_answers_are_described_by_those_that_were_had() -> None:
-    usage = {"num_slm_tokens": 90, "num_llm_tokens": 10, "num_switches": 4, "num_prompt_tokens": 30}
-    other = {"num_slm_tokens": 190, "num_llm_tokens": 10, "num_switches": 2, "num_prompt_tokens": 50}
-    records = [Record("s", index, "", 0, 0, usage=each) for index, each in enumerate((usage, other))]
+    usage = {"slm_tokens": 90, "llm_tokens": 10, "switches": 4, "prompt_tokens": 30, "catch_up_tokens": 60 + 100 - 8}
+    other = {"slm_tokens": 190, "llm_tokens": 10, "switches": 2, "prompt_tokens": 50, "catch_up_tokens": 100 + 200 - 28}
+    records = [
+        Record("s", index, "", 0, 0, usage={f"num_{name}": number for name, number in each.items()})
+        for index, each in enumerate((usage, other))
+    ]
     found = check.answers_of(records)
     assert (found.tokens, found.prompt_tokens) == (150, 40)
     assert found.llm_share == pytest.approx(20 / 300)
     assert found.switches == pytest.approx(100 * 6 / 300)
     assert found.cv == pytest.approx(50 / 150)
+    assert found.unseen_tokens == 18
 
 
 @pytest.mark.parametrize("costs", ["cpu", "latency"])

@@ -14,14 +14,13 @@ from itertools import count
 from statistics import fmean, pstdev
 
 from evals.plan.fleet import Fleet
-from evals.plan.load import ROLES, Role
+from evals.plan.load import LAG, ROLES, Role
 from evals.plan.simulation.clock import Clock
 from evals.plan.simulation.router import Roster, Way
 from evals.plan.simulation.worker import CatchUp, Run, Worker
 
 _BEAT_S, _READ_S = 1.0, 0.5  # announcements, and readings of them
 _BUCKETS = 50  # of workers that announce themselves at the same moment
-_LAG = 16  # tokens that the other model has not seen at a switch, on average: half of --catch-up-tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,7 +281,7 @@ class Session:
             lambda now, taken: self._lost(role, now, min(taken, tokens), tokens, discarded),
         )  # fmt: skip
         worker.start(now, run)
-        self._catch_up("llm" if role == "slm" else "slm", now, self._length + tokens - _LAG)
+        self._catch_up("llm" if role == "slm" else "slm", now, self._length + tokens - LAG)
 
     def _catch_up(self, role: Role, now: float, length: int) -> None:
         """The other model computes what is written, beside it: told here at once, by a router bit by bit."""
