@@ -53,6 +53,8 @@ from storage.redis_address import RedisAddress
 from storage.redis_link import RedisLink
 
 _log = structlog.get_logger(__name__)
+# What is left of calls whose callers are gone gets so long before the connections close.
+_CLOSE_PATIENCE_S = 2.0
 _SERVICE = router_pb2.DESCRIPTOR.services_by_name["RouterService"].full_name
 
 
@@ -202,7 +204,7 @@ class Router:
 
     async def close(self) -> None:
         """Closes the connections to workers and Redis; no answer may be running any more, and no call."""
-        await self.sessions.under_way.end()  # deletions are done during a drain, too
+        await self.sessions.under_way.end(_CLOSE_PATIENCE_S)  # of deletions, which are taken during a drain, too
         await self.fleet.close()
         await self._registry_link.close()
         await self.profiles.close()

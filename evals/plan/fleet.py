@@ -7,7 +7,7 @@ the same queue. On one machine whose cores everything shares, steps are stretche
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -47,7 +47,7 @@ class Beside:
         answer_ms, switch_ms, token_ms: that it waits for wire, store and router, once, at each switch, by a token.
         router_us, gateway_ms: of one core, by a token and by an answer.
         worker_us: of a core by a token, of Redis and clients together, if all share a machine.
-        cores: of the machine that all of it shares; 0: each worker has what it needs.
+        cores: of the machine that all of it shares, with one router; 0: each worker has what it needs.
     """
 
     answer_ms: float = 4.0
@@ -207,15 +207,19 @@ class Fleet:
             loads = {role: self.station(role, stretch).at(rate / self.numbers[role]) for role in self.taking_part}
             return [*outside, *(Process(each.busy / stretch, self.numbers[role]) for role, each in loads.items())]
 
-        def used(stretch: float) -> float:
-            return sum(each.used * each.number for each in processes(stretch))
+        def used(found: Sequence[Process]) -> float:
+            return sum(each.used * each.number for each in found)
 
         low, high = max(1.0, 1 / beside.cores), most
         while high - low > 1e-4 * high:
             middle = (low + high) / 2
-            is_more = used(middle) >= beside.cores or stretch_of(processes(middle), beside.cores, middle) > middle
+            found = processes(middle)
+            is_more = used(found) >= beside.cores or stretch_of(found, beside.cores, middle) > middle
             low, high = (middle, high) if is_more else (low, middle)
-        is_full = used(high) >= beside.cores or any(
+        found = processes(high)
+        # No process has more than one core: a worker's station says so itself.
+        is_full = used(found) >= beside.cores or any(each.used * high > 1 for each in outside)
+        is_full = is_full or any(
             self.station(role, high).at(rate / self.numbers[role]).is_overloaded for role in self.taking_part
         )
         return math.inf if is_full else high

@@ -3,6 +3,9 @@
 A process wants a core or does not, independently of others, and those that want one share the cores evenly, as a fair
 scheduler has it; one process has one core at most. So who computes beside k others takes max(1, (1 + k) / cores) times
 as long, and a few processes wait less than as many customers as one likes would (which is Erlang's formula).
+
+Who waits for a core wants it longer, so wanting is not quite independent: beside an exact queue the stretch is 7% too
+long where five processes use 80% of two cores, a fifth where nearly all is used.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ class Process:
 def stretch_of(processes: Sequence[Process], cores: float, stretch: float) -> float:
     """Returns how many times as long what they do takes, if each wants a core for `stretch` times what it uses.
 
-    The mean over what they do; the stretch that gives itself is the true one.
+    The mean over what they do. The stretch sought is the one that gives itself.
     """
     total = sum(each.used * each.number for each in processes)
     if not total:

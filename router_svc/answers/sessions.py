@@ -214,7 +214,7 @@ class Sessions:
         await self._following.drain()
         for answer in self._running.values():
             answer.interrupt(refusals.router_draining())
-        await self.under_way.end()
+        await self.under_way.end(self._settings.drain_grace_s)
         await self._lease.resign()
 
     async def _check_new(self, name: str) -> None:

@@ -1,10 +1,9 @@
-"""What a router has under way for its sessions: work that no call can cancel, and that a drain waits for."""
+"""What a router has under way for its sessions: calls that run to their end, and answers. A drain waits for both."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import Any, TypeVar
 
 import structlog
@@ -13,8 +12,6 @@ from router_svc.answers import refusals
 
 _log = structlog.get_logger(__name__)
 _T = TypeVar("_T")
-# At its router's end; what is cut off can be gone on with as if the router had died.
-_PATIENCE_S = 10.0
 _CANCEL_S = 1.0
 
 
@@ -22,19 +19,21 @@ class UnderWay:
     """Claims and deletions that are being made, and answers that are being written."""
 
     def __init__(self) -> None:
-        self._tasks: set[asyncio.Future[Any]] = set()
+        self._calls: set[asyncio.Future[Any]] = set()
+        self._answers: set[asyncio.Task[None]] = set()
 
-    def add(self, task: asyncio.Future[_T]) -> asyncio.Future[_T]:
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+    def add(self, answer: asyncio.Task[None]) -> None:
+        self._answers.add(answer)
+        answer.add_done_callback(self._answers.discard)
 
-    async def run(self, work: Awaitable[_T], unwanted: Callable[[_T], None] = lambda result: None) -> _T:
-        """Runs `work` to its end even if the call is cancelled: half a claim would leave a session without a writer.
+    async def run(self, call: Awaitable[_T], unwanted: Callable[[_T], None] = lambda result: None) -> _T:
+        """Runs `call` to its end even if its caller is gone: half a claim would leave a session without a writer.
 
         `unwanted` then gets the result. Raises RstitchError (UNAVAILABLE) if a drain cuts it off.
         """
-        task = self.add(asyncio.ensure_future(work))
+        task = asyncio.ensure_future(call)
+        self._calls.add(task)
+        task.add_done_callback(self._calls.discard)
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
@@ -49,14 +48,18 @@ class UnderWay:
             task.add_done_callback(settle)
             raise
 
-    async def end(self) -> None:
-        """Returns once nothing is under way, what begins meanwhile included; what takes longer is cancelled."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_PATIENCE_S):
-                while self._tasks:
-                    await asyncio.wait(self._tasks)
-        if self._tasks:
-            _log.warning("cut off what takes too long to end", num=len(self._tasks), patience_s=_PATIENCE_S)
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.wait(self._tasks, timeout=_CANCEL_S)
+    async def end(self, patience_s: float) -> None:
+        """Returns once the calls that are under way now are over, and all answers, those that they began included.
+
+        Answers must have been told to end. Calls that take longer are cut off: what they claimed can be gone on with as
+        if the router had died.
+        """
+        if calls := set(self._calls):
+            _, late = await asyncio.wait(calls, timeout=patience_s)
+            if late:
+                _log.warning("calls cut off that do not end", num=len(late), patience_s=patience_s)
+                for task in late:
+                    task.cancel()
+                await asyncio.wait(late, timeout=_CANCEL_S)
+        if self._answers:
+            await asyncio.wait(self._answers)

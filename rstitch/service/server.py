@@ -103,7 +103,7 @@ class Server:
     ) -> None:
         """Serves until SIGTERM or SIGINT, then drains: NOT_SERVING, `on_drain`, calls in flight get `grace_s` to end.
 
-        A second signal cuts them off. `on_drain` runs before the server refuses new calls and should return soon. Until
+        A second signal cuts all of that off. `on_drain` runs before the server refuses new calls. Until
         `on_signal` returns, which comes first, everything is served as before, for the grace at most. It knows which
         calls are waited for: others, such as streams that carry none at the moment, then have `REST_S`.
         """
@@ -120,16 +120,11 @@ class Server:
             _log.info("draining", grace_s=grace_s)
             hurry = asyncio.create_task(stop_now.wait())
             if on_signal is not None:
-                leaving = asyncio.ensure_future(on_signal())
-                await asyncio.wait({leaving, hurry}, timeout=grace_s, return_when=asyncio.FIRST_COMPLETED)
-                leaving.cancel()
-                await asyncio.wait({leaving})
-                if not leaving.cancelled():
-                    leaving.result()
+                await _before(hurry, on_signal(), grace_s)
                 grace_s = min(grace_s, REST_S)
             await self._end_serving()
             if on_drain is not None:
-                await on_drain()
+                await _before(hurry, on_drain())
             stopping = asyncio.create_task(self.grpc.stop(grace_s))
             await asyncio.wait({stopping, hurry}, return_when=asyncio.FIRST_COMPLETED)
             if not stopping.done():
@@ -149,3 +144,13 @@ class Server:
     async def _end_serving(self) -> None:
         self.is_serving = False
         await self._health.enter_graceful_shutdown()
+
+
+async def _before(hurry: asyncio.Task[bool], work: Awaitable[None], patience_s: float | None = None) -> None:
+    """Runs `work` to its end, but no longer than that, nor beyond a second signal."""
+    task = asyncio.ensure_future(work)
+    await asyncio.wait({task, hurry}, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
+    task.cancel()
+    await asyncio.wait({task})
+    if not task.cancelled():
+        task.result()

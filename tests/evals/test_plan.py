@@ -161,6 +161,8 @@ def test_cores_that_all_share_stretch_steps_and_bound_the_rate() -> None:
     half = replace(one, beside=Beside(router_us=0, cores=0.5))
     assert half.at(1e-6).stretch == pytest.approx(2, rel=1e-3), "half a core takes twice as long"
     assert shared.at(1.01 * shared.saturation_of_all).latency.mean_s == math.inf
+    roomy = replace(apart, beside=Beside(router_us=200, cores=64))
+    assert roomy.saturation_of_all == pytest.approx(min(apart.saturation_of_all, 1 / 0.2), rel=0.01), "it has one core"
 
 
 def test_processes_that_want_a_core_share_them_evenly() -> None:

@@ -9,7 +9,6 @@ import grpc
 import pytest
 from redis.asyncio import Redis
 
-from router_svc.answers import under_way
 from router_svc.main import Router
 from router_svc.trajectory import keys
 from rstitch.v1 import router_pb2
@@ -74,14 +73,17 @@ async def test_an_answer_that_begins_during_a_drain_is_interrupted_too(
 
 
 async def test_a_drain_cuts_off_a_claim_that_has_no_end(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(under_way, "_PATIENCE_S", 0.1)
-    router = await stack.router()
+    """Which Redis may have made: the session is as free as any of a router that is gone."""
+    router = await stack.router(lease_s=30, drain_grace_s=0.1)
     stub = await stack.stub(router)
     claiming = _Claiming(router, monkeypatch)
-    asking = asyncio.create_task(refused(stub.Generate(ask_for())))
+    asking = asyncio.create_task(refused(stub.Generate(ask_for(session_id="mine"))))
     await claiming.made.wait()
     await router.sessions.drain()
     assert (await asking).reason == "ROUTER_DRAINING"
+    other = await stack.stub(await stack.router())
+    answer = await take(other, ask_for(session_id="mine", max_new_tokens=3))
+    assert answer.error is None
 
 
 async def test_a_deletion_is_done_before_its_router_is_gone(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,6 +108,40 @@ async def test_a_deletion_is_done_before_its_router_is_gone(stack: Stack, monkey
     may_go_on.set()
     await draining
     assert (await refused(stub.GetTrajectory(router_pb2.GetTrajectoryRequest(session_id="mine")))).code == NOT_FOUND
+
+
+async def test_a_deletion_that_comes_during_a_drain_is_done_before_the_connections_close(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its caller may be gone by then, and the server waits for it no more."""
+    deleting: list[asyncio.Task[None]] = []
+    waited_for = asyncio.Event()
+    async with stack.routing() as router:
+        await router.ready.wait()
+        await take(await stack.stub(router), ask_for(session_id="mine", max_new_tokens=3))
+        delete, end, stop = router.store.delete, router.sessions.under_way.end, router.server.stop
+
+        async def slow_delete(name: str) -> Any:
+            await waited_for.wait()
+            return await delete(name)
+
+        async def stop_later(grace_s: float) -> None:
+            await stop(grace_s)
+            deletion = router.sessions.under_way.run(router.sessions.delete("mine"))
+            deleting.append(asyncio.create_task(deletion))
+            await asyncio.sleep(0)
+
+        async def ended(patience_s: float) -> None:
+            if deleting:
+                waited_for.set()
+            await end(patience_s)
+
+        monkeypatch.setattr(router.store, "delete", slow_delete)
+        monkeypatch.setattr(router.server, "stop", stop_later)
+        monkeypatch.setattr(router.sessions.under_way, "end", ended)
+    (deletion,) = deleting
+    assert deletion.done()
+    await deletion
 
 
 async def test_a_drained_router_hands_over_at_once(stack: Stack) -> None:

@@ -78,6 +78,26 @@ async def test_a_call_in_flight_ends_well_when_the_server_drains(wire: Wire) -> 
     await soon(serving)
 
 
+async def test_a_second_signal_waits_for_no_drain(wire: Wire) -> None:
+    begun, over = asyncio.Event(), asyncio.Event()
+
+    async def on_drain() -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            over.set()
+
+    serving = asyncio.create_task(wire.server.serve_until_signal(60, on_drain))
+    await asyncio.sleep(0)  # it handles signals from here on
+    os.kill(os.getpid(), signal.SIGTERM)
+    await soon(begun.wait())
+    assert not serving.done()
+    os.kill(os.getpid(), signal.SIGTERM)
+    await soon(serving)
+    assert over.is_set()
+
+
 async def test_a_second_signal_cuts_calls_off(wire: Wire) -> None:
     serving = asyncio.create_task(wire.server.serve_until_signal(60))
     async with wire.channel() as channel:

@@ -14,7 +14,7 @@ from itertools import count
 from statistics import fmean, pstdev
 
 from evals.plan.fleet import Fleet
-from evals.plan.load import LAG, ROLES, Role
+from evals.plan.load import ROLES, Role
 from evals.plan.simulation.clock import Clock
 from evals.plan.simulation.router import Roster, Way
 from evals.plan.simulation.worker import CatchUp, Run, Worker
@@ -281,7 +281,8 @@ class Session:
             lambda now, taken: self._lost(role, now, min(taken, tokens), tokens, discarded),
         )  # fmt: skip
         worker.start(now, run)
-        self._catch_up("llm" if role == "slm" else "slm", now, self._length + tokens - LAG)
+        unseen = round(self._of.plan.fleet.answers.unseen_tokens)
+        self._catch_up("llm" if role == "slm" else "slm", now, self._length + tokens - unseen)
 
     def _catch_up(self, role: Role, now: float, length: int) -> None:
         """The other model computes what is written, beside it: told here at once, by a router bit by bit."""
