@@ -204,7 +204,7 @@ class Router:
 
     async def close(self) -> None:
         """Closes the connections to workers and Redis; no answer may be running any more, and no call."""
-        await self.sessions.under_way.end(_CLOSE_PATIENCE_S)  # of deletions, which are taken during a drain, too
+        await self.sessions.under_way.end_calls(_CLOSE_PATIENCE_S)  # of deletions, which are taken during a drain, too
         await self.fleet.close()
         await self._registry_link.close()
         await self.profiles.close()

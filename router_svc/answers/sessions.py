@@ -214,7 +214,8 @@ class Sessions:
         await self._following.drain()
         for answer in self._running.values():
             answer.interrupt(refusals.router_draining())
-        await self.under_way.end(self._settings.drain_grace_s)
+        await self.under_way.end_calls(self._settings.drain_grace_s)  # an answer that one begins is told to end, too
+        await self.under_way.end_answers()
         await self._lease.resign()
 
     async def _check_new(self, name: str) -> None:

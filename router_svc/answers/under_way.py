@@ -48,11 +48,10 @@ class UnderWay:
             task.add_done_callback(settle)
             raise
 
-    async def end(self, patience_s: float) -> None:
-        """Returns once the calls that are under way now are over, and all answers, those that they began included.
+    async def end_calls(self, patience_s: float) -> None:
+        """Returns once the calls that are under way now are over.
 
-        Answers must have been told to end. Calls that take longer are cut off: what they claimed can be gone on with as
-        if the router had died.
+        Those that take longer are cut off: what they claimed can be gone on with as if the router had died.
         """
         if calls := set(self._calls):
             _, late = await asyncio.wait(calls, timeout=patience_s)
@@ -61,5 +60,8 @@ class UnderWay:
                 for task in late:
                     task.cancel()
                 await asyncio.wait(late, timeout=_CANCEL_S)
+
+    async def end_answers(self) -> None:
+        """Returns once all answers are over, which must have been told to end, and what they owe is settled."""
         if self._answers:
             await asyncio.wait(self._answers)

@@ -119,7 +119,7 @@ async def test_a_deletion_that_comes_during_a_drain_is_done_before_the_connectio
     async with stack.routing() as router:
         await router.ready.wait()
         await take(await stack.stub(router), ask_for(session_id="mine", max_new_tokens=3))
-        delete, end, stop = router.store.delete, router.sessions.under_way.end, router.server.stop
+        delete, end, stop = router.store.delete, router.sessions.under_way.end_calls, router.server.stop
 
         async def slow_delete(name: str) -> Any:
             await waited_for.wait()
@@ -138,7 +138,7 @@ async def test_a_deletion_that_comes_during_a_drain_is_done_before_the_connectio
 
         monkeypatch.setattr(router.store, "delete", slow_delete)
         monkeypatch.setattr(router.server, "stop", stop_later)
-        monkeypatch.setattr(router.sessions.under_way, "end", ended)
+        monkeypatch.setattr(router.sessions.under_way, "end_calls", ended)
     (deletion,) = deleting
     assert deletion.done()
     await deletion
