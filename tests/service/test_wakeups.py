@@ -15,7 +15,7 @@ import pytest
 
 from rstitch.service.wakeups import GrpcLoop
 
-_CALLS = 200
+_CALLS = 100
 
 
 class Echo(NamedTuple):
@@ -83,7 +83,7 @@ def num_turns(kind: type[asyncio.SelectorEventLoop], echo: Echo) -> int:
             ends = time.monotonic() + 60
             while num_wakes(loop.wakes) < _CALLS:
                 assert time.monotonic() < ends
-                time.sleep(0.001)  # noqa: ASYNC251 - it is to be away
+                time.sleep(0.02)  # noqa: ASYNC251 - it is to be away
             before = loop.num
             assert await asyncio.gather(*said) == [b"%d" % index for index in range(_CALLS)]
             while num_wakes(loop.wakes):  # noqa: ASYNC110 - its turns are counted
