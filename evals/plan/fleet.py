@@ -13,13 +13,14 @@ from statistics import NormalDist
 
 from evals.plan.load import ROLES, Answers, Role
 from evals.plan.queue import Loaded, Station
-from evals.plan.sharing import Process, stretch_of
+from evals.plan.sharing import Threads, stretch_of
 from evals.plan.steps import Steps, Stretched
 
 # Of the variance of a worker's speed, what is left of it in the mean over an answer's own duration: speed is forgotten
 # in about that time, since its sessions are by then others.
 _LEFT = 2 / math.e
 _OTHERS = 2  # processes of a stack on one machine beside workers and router: Redis, a client
+_THREADS = 2  # of a process that compute: one does its work, one has its wire
 _NORMAL = NormalDist()
 
 
@@ -147,7 +148,8 @@ class Fleet:
     def cores_used(self, state: State) -> float:
         """Cores that steps, routers and what else a token takes keep busy on average, with one core to a worker."""
         outside = state.rate * self.answers.tokens * (self.beside.router_us + self.beside.worker_us) / 1e6
-        return outside + sum(self.numbers[role] * each.busy / state.stretch for role, each in state.workers.items())
+        inside = {role: each.busy + each.alone for role, each in state.workers.items()}
+        return outside + sum(self.numbers[role] * busy / state.stretch for role, busy in inside.items())
 
     def among(self, sessions: int) -> State:
         """The fleet when so many sessions ask their next question as soon as the one before is answered."""
@@ -196,29 +198,29 @@ class Fleet:
         beside = self.beside
         if not beside.cores:
             return 1.0
-        most = max(1.0, (sum(self.numbers.values()) + 1 + _OTHERS) / beside.cores)  # where all of them want a core
         tokens_s = rate * self.answers.tokens
-        outside = [
-            Process(tokens_s * beside.router_us / 1e6),
-            Process(tokens_s * beside.worker_us / _OTHERS / 1e6, _OTHERS),
-        ]
+        router, others = tokens_s * beside.router_us / 1e6, tokens_s * beside.worker_us / 1e6
 
-        def processes(stretch: float) -> list[Process]:
-            loads = {role: self.station(role, stretch).at(rate / self.numbers[role]) for role in self.taking_part}
-            return [*outside, *(Process(each.busy / stretch, self.numbers[role]) for role, each in loads.items())]
+        def threads(stretch: float) -> list[Threads]:
+            processes = [(router, 1), (others / _OTHERS, _OTHERS)]
+            for role in self.taking_part:
+                loaded = self.station(role, stretch).at(rate / self.numbers[role])
+                processes.append(((loaded.busy + loaded.alone) / stretch, self.numbers[role]))
+            return [Threads(used / _THREADS, _THREADS * number) for used, number in processes]
 
-        def used(found: Sequence[Process]) -> float:
+        def used(found: Sequence[Threads]) -> float:
             return sum(each.used * each.number for each in found)
 
+        # Where all of them want a core.
+        most = max(1.0, _THREADS * (sum(self.numbers.values()) + 1 + _OTHERS) / beside.cores)
         low, high = max(1.0, 1 / beside.cores), most
         while high - low > 1e-4 * high:
             middle = (low + high) / 2
-            found = processes(middle)
+            found = threads(middle)
             is_more = used(found) >= beside.cores or stretch_of(found, beside.cores, middle) > middle
             low, high = (middle, high) if is_more else (low, middle)
-        found = processes(high)
-        # No process has more than one core: a worker's station says so itself.
-        is_full = used(found) >= beside.cores or any(each.used * high > 1 for each in outside)
+        # A router's work is one thread's; what a worker cannot do its station says.
+        is_full = used(threads(high)) >= beside.cores or router * high > 1
         is_full = is_full or any(
             self.station(role, high).at(rate / self.numbers[role]).is_overloaded for role in self.taking_part
         )

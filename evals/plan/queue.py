@@ -6,7 +6,8 @@ depends on n. With Poisson arrivals p(n) is proportional to the product of (arri
 and Palacios, 1975). Where no more than `max_rows` have room, others wait in line; their wait is corrected by
 (1 + cv^2) / 2, which makes M/D/1 of one row of equal runs, and M/M/c of steps that do not grow.
 
-Tokens that are only computed (prompts, catch-up) ride in steps that run anyway, spread evenly.
+Tokens that are only computed (prompts, catch-up) ride in steps that run anyway, spread evenly; where none runs they
+take steps of their own, which keep the worker busy and nobody waiting.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from evals.plan.steps import Steps
 
 _EXACT = 1e-4  # relative, of the length of a step
 _NEVER = 30.0  # states whose chance is so far below the likeliest's, as a logarithm, do not count
+_PIECE = 32  # tokens of such a step: a router has as many computed at a time
 _LONGEST = 1e4  # times a step of decode rows alone: beyond it there is none that keeps up with the other tokens
 
 
@@ -96,11 +98,14 @@ class Station:
         speeds = [count * chance / step_s for count, (chance, step_s) in enumerate(zip(served, times, strict=True), 1)]
         tokens_s = rate * self.demand.steps
         token_s = rows / tokens_s  # Little's law
+        piece_s = self.steps.step_s(1, _PIECE - 1, self.context)
+        alone = chances[0] * min(1.0, rate * self.demand.others / _PIECE * piece_s)
         square = sum(speed * step_s**2 for speed, step_s in zip(speeds, times, strict=True)) / sum(speeds)
         waiting = in_line / (1 - tail) * (1 + self.run_cv**2) / 2
         return Loaded(
             load=rate / self.saturation,
             busy=1 - chances[0],
+            alone=alone,
             rows=rows,
             waiting=waiting,
             token_s=token_s,
@@ -118,6 +123,7 @@ class Loaded:
     Attributes:
         load: the rate over that at which it saturates.
         busy: the share of time in which it has a row.
+        alone: the share in which it has none and computes other tokens.
         rows, waiting: on average, in its steps and in line.
         token_s, token_sd_s: seconds of a token, and their standard deviation over tokens.
         begin_s: that a run waits for the end of the step that it comes in.
@@ -126,6 +132,7 @@ class Loaded:
 
     load: float
     busy: float
+    alone: float
     rows: float
     waiting: float
     token_s: float
@@ -139,5 +146,5 @@ class Loaded:
         return self.load >= 1
 
 
-IDLE = Loaded(0, 0, 0, 0, 0, 0, 0, 0)
-OVERLOADED = Loaded(math.inf, 1, math.inf, math.inf, math.inf, math.inf, math.inf, math.inf)
+IDLE = Loaded(0, 0, 0, 0, 0, 0, 0, 0, 0)
+OVERLOADED = Loaded(math.inf, 1, 0, math.inf, math.inf, math.inf, math.inf, math.inf, math.inf)

@@ -1,11 +1,11 @@
-"""Processes that share the cores of a machine: how much longer each takes for what it does. It knows no fleet.
+"""Threads that share the cores of a machine: how much longer each takes for what it does. It knows no fleet.
 
-A process wants a core or does not, independently of others, and those that want one share the cores evenly, as a fair
-scheduler has it; one process has one core at most. So who computes beside k others takes max(1, (1 + k) / cores) times
-as long, and a few processes wait less than as many customers as one likes would (which is Erlang's formula).
+A thread wants a core or does not, independently of others, and those that want one share the cores evenly, as a fair
+scheduler has it; one thread has one core at most. So who computes beside k others takes max(1, (1 + k) / cores) times
+as long, and a few threads wait less than as many customers as one likes would (which is Erlang's formula).
 
 Who waits for a core wants it longer, so wanting is not quite independent: beside an exact queue the stretch is 7% too
-long where five processes use 80% of two cores, a fifth where nearly all is used.
+long where five threads use 80% of two cores, a fifth where nearly all is used.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Process:
-    """So many processes that each keep a core busy for such a share of the time, by what they do while they have it."""
+class Threads:
+    """So many threads that each keep a core busy for such a share of the time, by what they do while they have it."""
 
     used: float
     number: int = 1
 
 
-def stretch_of(processes: Sequence[Process], cores: float, stretch: float) -> float:
+def stretch_of(threads: Sequence[Threads], cores: float, stretch: float) -> float:
     """Returns how many times as long what they do takes, if each wants a core for `stretch` times what it uses.
 
     The mean over what they do. The stretch sought is the one that gives itself.
     """
-    total = sum(each.used * each.number for each in processes)
+    total = sum(each.used * each.number for each in threads)
     if not total:
         return max(1.0, 1 / cores)
     found = 0.0
-    for place, each in enumerate(processes):
+    for place, each in enumerate(threads):
         # Chances that so many others want a core, too.
         chances = [1.0]
-        for index, other in enumerate(processes):
+        for index, other in enumerate(threads):
             wants = min(1.0, other.used * stretch)
             for _ in range(other.number - (index == place)):
                 chances = [

@@ -15,7 +15,7 @@ from evals.plan.fleet import Beside, Fleet, Model
 from evals.plan.load import LAG, ROLES, Answers, Demand
 from evals.plan.numbers import Goal, least, least_among, room_used
 from evals.plan.queue import Station
-from evals.plan.sharing import Process, stretch_of
+from evals.plan.sharing import Threads, stretch_of
 from evals.plan.steps import Measured
 from rstitch.errors import RstitchError
 from tests.support.planned import Linear, latency_file
@@ -165,15 +165,25 @@ def test_cores_that_all_share_stretch_steps_and_bound_the_rate() -> None:
     assert roomy.saturation_of_all == pytest.approx(min(apart.saturation_of_all, 1 / 0.2), rel=0.01), "it has one core"
 
 
-def test_processes_that_want_a_core_share_them_evenly() -> None:
-    assert stretch_of([Process(0.9)], 2, 1) == 1
-    assert stretch_of([Process(0.5), Process(0.5)], 1, 2) == 2, "both want the one core all the time"
-    assert stretch_of([Process(0.4, 5)], 2, 2.5) == pytest.approx(2.5), "five want two"
-    assert stretch_of([Process(0.25), Process(0.25)], 1, 2) == 1.5, "the other wants it half of the time"
-    apart = stretch_of([Process(0.3), Process(0.3), Process(0.7)], 2, 1.2)
-    assert stretch_of([Process(0.3, 2), Process(0.7)], 2, 1.2) == pytest.approx(apart)
+def test_an_idle_worker_computes_other_tokens_in_steps_of_their_own() -> None:
+    station = Station(Linear(0.01, 0.001, 0.0001), Demand(100, 320, 1), 8, 0)
+    rate = 1e-6
+    found = station.at(rate)
+    assert found.busy == pytest.approx(rate * 100 * 0.011, rel=1e-3)
+    assert found.alone == pytest.approx(rate * 10 * (0.011 + 31 * 0.0001), rel=1e-3), "32 at a time"
+    busier = station.at(0.9 * station.saturation)
+    assert 0 < busier.alone < 1 - busier.busy
+
+
+def test_threads_that_want_a_core_share_them_evenly() -> None:
+    assert stretch_of([Threads(0.9)], 2, 1) == 1
+    assert stretch_of([Threads(0.5), Threads(0.5)], 1, 2) == 2, "both want the one core all the time"
+    assert stretch_of([Threads(0.4, 5)], 2, 2.5) == pytest.approx(2.5), "five want two"
+    assert stretch_of([Threads(0.25), Threads(0.25)], 1, 2) == 1.5, "the other wants it half of the time"
+    apart = stretch_of([Threads(0.3), Threads(0.3), Threads(0.7)], 2, 1.2)
+    assert stretch_of([Threads(0.3, 2), Threads(0.7)], 2, 1.2) == pytest.approx(apart)
     assert 1 < apart < 1.2
-    assert stretch_of([Process(0.0, 2)], 0.5, 1) == 2, "half a core takes twice as long"
+    assert stretch_of([Threads(0.0, 2)], 0.5, 1) == 2, "half a core takes twice as long"
 
 
 def test_measured_steps_are_one_row_as_it_was_fitted_and_grow_as_the_worker_measured() -> None:
