@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 from evals.plan.load import ROLES, Answers, Role
@@ -157,7 +157,10 @@ class Fleet:
         while high - low > 1e-6 * high:
             middle = (low + high) / 2
             low, high = (middle, high) if self.at(middle).under_way < sessions else (low, middle)
-        return self.at(low)
+        state = self.at(low)
+        # Where cores are what there is too little of, more sessions only wait: as long as Little's law says.
+        latency = replace(state.latency, mean_s=max(state.latency.mean_s, sessions / state.rate))
+        return replace(state, latency=latency)
 
     def _latency(self, workers: Mapping[Role, Loaded], rate: float, stretch: float) -> Latency:
         if any(each.is_overloaded for each in workers.values()):

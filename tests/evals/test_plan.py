@@ -161,6 +161,9 @@ def test_cores_that_all_share_stretch_steps_and_bound_the_rate() -> None:
     half = replace(one, beside=Beside(router_us=0, cores=0.5))
     assert half.at(1e-6).stretch == pytest.approx(2, rel=1e-3), "half a core takes twice as long"
     assert shared.at(1.01 * shared.saturation_of_all).latency.mean_s == math.inf
+    many = shared.among(1000)
+    assert many.rate == pytest.approx(shared.saturation_of_all, rel=1e-3)
+    assert many.under_way == pytest.approx(1000), "all of them are answered or wait"
     roomy = replace(apart, beside=Beside(router_us=200, cores=64))
     assert roomy.saturation_of_all == pytest.approx(min(apart.saturation_of_all, 1 / 0.2), rel=0.01), "it has one core"
 
