@@ -20,7 +20,7 @@ from evals.plan.steps import Steps, Stretched
 # in about that time, since its sessions are by then others.
 _LEFT = 2 / math.e
 _OTHERS = 2  # processes of a stack on one machine beside workers and router: Redis, a client
-_THREADS = 2  # of a process that compute: one does its work, one has its wire
+_THREADS = 2  # of a process that compute: its work, and its wire; chosen by `rstitch plan check`
 _NORMAL = NormalDist()
 
 
